@@ -1,0 +1,1 @@
+"""What every MAIFS service needs: configuration, errors, server lifecycle, logs."""

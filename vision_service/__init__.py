@@ -1,0 +1,1 @@
+"""The vision service: four forensic tools on the original bytes of a picture."""
