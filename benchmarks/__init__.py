@@ -1,0 +1,1 @@
+"""Measurements of the project, and the pictures that it makes itself."""
