@@ -1,1 +1,3 @@
 """What every MAIFS service needs: configuration, errors, server lifecycle, logs."""
+
+__version__ = "0.1.0"

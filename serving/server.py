@@ -1,0 +1,177 @@
+"""The life of a service: bind, load, warm up, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from serving.address import SocketLock, address_faults, socket_path
+from serving.channel import MAX_MESSAGE_BYTES
+from serving.errors import ExitCode, MaifsError, Reason
+from serving.interceptor import ServiceInterceptor
+
+_log = logging.getLogger(__name__)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a service listens."""
+
+    address: str
+    """"unix:/absolute/path" or "host:port" on loopback."""
+    drain_grace_s: float = 20.0
+    """Seconds that calls in progress have to end after SIGTERM."""
+    reflection: bool = True
+    """Whether clients may ask for the contracts."""
+    log_level: str = "info"
+    """"debug", "info", "warning" or "error"."""
+    log_style: str = "auto"
+    """"text", "json", or "auto": text on a terminal, JSON otherwise."""
+
+    def faults(self) -> list[str]:
+        """See serving.config."""
+        found = address_faults(self.address)
+        if self.drain_grace_s < 0:
+            found.append(f"drain_grace_s = {self.drain_grace_s}: must be at least 0")
+        if self.log_level not in {"debug", "info", "warning", "error"}:
+            found.append(f"log_level = {self.log_level!r}: must be debug, info, warning or error")
+        if self.log_style not in {"auto", "text", "json"}:
+            found.append(f"log_style = {self.log_style!r}: must be auto, text or json")
+        return found
+
+
+class Service(Protocol):
+    """What `serve` runs."""
+
+    @property
+    def grpc_names(self) -> Sequence[str]:
+        """Full names of the gRPC services, e.g. "maifs.vision.v1.VisionService"."""
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the servicers."""
+
+    async def start(self) -> None:
+        """Loads what is needed and passes one real request through it. Raises MaifsError when it cannot serve."""
+
+    async def wait_failed(self) -> MaifsError:
+        """Returns only when the service can no longer serve, with the reason."""
+
+    async def stop(self) -> None:
+        """Frees what `start` took; called once, also after a failed start."""
+
+
+async def serve(service: Service, config: ServerConfig) -> ExitCode:
+    """Runs a service until SIGTERM, SIGINT or a fatal failure.
+
+    Health is NOT_SERVING until `start` has returned, and again from the first signal on. Calls in progress then have
+    `drain_grace_s` seconds.
+
+    Returns:
+        OK after a signal; the reason's exit code after a failure, which is logged.
+    """
+    stop_signal = _signal_event()
+    path = socket_path(config.address)
+    lock = SocketLock(path) if path else None
+    server = grpc.aio.server(interceptors=[ServiceInterceptor()], options=_server_options())
+    health = health_aio.HealthServicer()
+    try:
+        if lock:
+            lock.acquire()
+        await _open(server, service, health, config)
+        await _start(service, health, stop_signal)
+        failure = await _until_over(service, stop_signal)
+    except MaifsError as error:
+        failure = error
+    if failure:
+        _log.error("%s", failure, extra={"reason": failure.reason.name})
+    await _set_health(health, service, _NOT_SERVING)
+    _log.info("draining", extra={"grace_s": config.drain_grace_s})
+    await server.stop(config.drain_grace_s if not failure else 0)
+    await service.stop()
+    if lock:
+        lock.release()
+    _log.info("stopped")
+    return failure.reason.exit_code if failure else ExitCode.OK
+
+
+def _server_options() -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # with it, two servers share a port without a word
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _signal_event() -> asyncio.Event:
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    return event
+
+
+async def _open(
+    server: grpc.aio.Server, service: Service, health: health_aio.HealthServicer, config: ServerConfig
+) -> None:
+    service.register(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    await _set_health(health, service, _NOT_SERVING)
+    if config.reflection:
+        names = (*service.grpc_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    try:
+        server.add_insecure_port(config.address)
+    except RuntimeError as error:
+        raise MaifsError(
+            Reason.ADDRESS_IN_USE,
+            f"Cannot listen on {config.address}: {error}.",
+            "Another process may be using it; choose another address (server.address).",
+        ) from error
+    path = socket_path(config.address)
+    if path:
+        path.chmod(0o660)
+    await server.start()
+    _log.info("listening", extra={"address": config.address})
+
+
+async def _start(service: Service, health: health_aio.HealthServicer, stop_signal: asyncio.Event) -> None:
+    """Starts the service; a signal during a long load ends it without waiting for the load."""
+    starting = asyncio.ensure_future(service.start())
+    stopping = asyncio.ensure_future(stop_signal.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return
+    starting.result()
+    await _set_health(health, service, _SERVING)
+    _log.info("serving")
+
+
+async def _until_over(service: Service, stop_signal: asyncio.Event) -> MaifsError | None:
+    failing = asyncio.ensure_future(service.wait_failed())
+    stopping = asyncio.ensure_future(stop_signal.wait())
+    await asyncio.wait({failing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if failing.done():
+        return failing.result()
+    failing.cancel()
+    return None
+
+
+async def _set_health(health: health_aio.HealthServicer, service: Service, status: int) -> None:
+    for name in ("", *service.grpc_names):
+        await health.set(name, status)
