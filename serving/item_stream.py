@@ -101,6 +101,8 @@ class ItemHandlers(Generic[R]):
     """Makes the terminal error response."""
     process: Callable[[Item], AsyncIterator[R]]
     """Yields the item's responses, the last one terminal; raises MaifsError instead of a terminal response."""
+    is_terminal: Callable[[R], bool]
+    """Whether a response ends its item."""
     queue_position: Callable[[], int]
     """Items that wait before a new one."""
 
@@ -142,6 +144,7 @@ class ItemStream(Generic[R]):
         self._limits, self._budget, self._handlers = limits, budget, handlers
         self._open: dict[str, _OpenItem] = {}
         self._ended: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._responses: asyncio.Queue[R | None] = asyncio.Queue(RESPONSE_BUFFER)
 
     async def run(self, requests: AsyncIterator[StepMessage]) -> AsyncIterator[R]:
@@ -153,9 +156,9 @@ class ItemStream(Generic[R]):
             await reader
         finally:
             reader.cancel()
+            for task in self._tasks:
+                task.cancel()
             for item in self._open.values():
-                if item.task:
-                    item.task.cancel()
                 self._budget.release(item.size_bytes)
             self._open.clear()
 
@@ -167,11 +170,11 @@ class ItemStream(Generic[R]):
                 except MaifsError as error:
                     await self._fail(message.item_id, error)
             await self._finish()
-        finally:
-            # Reached with an exception when the client is gone: nobody reads any more, so do not wait for room.
+        except BaseException:
             if self._responses.full():
                 self._responses.get_nowait()
-            self._responses.put_nowait(None)
+            self._responses.put_nowait(None)  # the call is over: wake `run`, which then raises what is raised here
+            raise
 
     async def _finish(self) -> None:
         for item_id, item in list(self._open.items()):
@@ -181,7 +184,7 @@ class ItemStream(Generic[R]):
                     f"The stream was closed after {len(item.data):,} of {item.size_bytes:,} bytes, without `end`.",
                 )
                 await self._fail(item_id, error)
-        await asyncio.gather(*(item.task for item in self._open.values() if item.task))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._responses.put(None)
 
     async def _step(self, message: StepMessage) -> None:
@@ -255,6 +258,8 @@ class ItemStream(Generic[R]):
                 Reason.SIZE_MISMATCH, f"`end` came after {len(item.data):,} of {item.size_bytes:,} announced bytes."
             )
         item.task = asyncio.ensure_future(self._work(item_id, item))
+        self._tasks.add(item.task)
+        item.task.add_done_callback(self._tasks.discard)
 
     async def _work(self, item_id: str, item: _OpenItem) -> None:
         begin = item.opening.begin
@@ -264,11 +269,12 @@ class ItemStream(Generic[R]):
             await asyncio.to_thread(check_digest, data, begin.sha256)
             work = Item(item_id, data, begin.file_name[:255], item.opening)
             async for response in self._handlers.process(work):
+                if self._handlers.is_terminal(response):
+                    self._close(item_id)  # before the response waits for room: no second terminal event can overtake it
                 await self._responses.put(response)
-            self._close(item_id)
         except MaifsError as error:
             await self._fail(item_id, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one item's fault must not end its neighbours
             _log.exception("item failed", extra={"item_id": item_id, "request_id": current_request_id.get()})
             failure = MaifsError(Reason.INTERNAL, f"The service failed unexpectedly: {type(error).__name__}.")
             await self._fail(item_id, failure)
