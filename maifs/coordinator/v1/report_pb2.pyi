@@ -290,6 +290,7 @@ class Report(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     SERVICE_VERSION_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    FUSED_HEAT_MAP_FIELD_NUMBER: builtins.int
     file_name: builtins.str
     """File name as the client gave it, for display only; untrusted text."""
     verdict: maifs.common.v1.finding_pb2.Verdict.ValueType
@@ -336,6 +337,10 @@ class Report(google.protobuf.message.Message):
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the report was made (UTC)."""
 
+    @property
+    def fused_heat_map(self) -> maifs.common.v1.finding_pb2.HeatMap:
+        """One map over the picture made of the tools' maps; absent when no test made a map that counts."""
+
     def __init__(
         self,
         *,
@@ -353,8 +358,9 @@ class Report(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         service_version: builtins.str = ...,
         request_id: builtins.str = ...,
+        fused_heat_map: maifs.common.v1.finding_pb2.HeatMap | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "fusion", b"fusion", "image", b"image", "posterior", b"posterior"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "file_name", b"file_name", "fusion", b"fusion", "image", b"image", "posterior", b"posterior", "probability", b"probability", "request_id", b"request_id", "service_version", b"service_version", "timings", b"timings", "tool_results", b"tool_results", "verdict", b"verdict", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "posterior", b"posterior"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "file_name", b"file_name", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "posterior", b"posterior", "probability", b"probability", "request_id", b"request_id", "service_version", b"service_version", "timings", b"timings", "tool_results", b"tool_results", "verdict", b"verdict", "warnings", b"warnings"]) -> None: ...
 
 Global___Report: typing_extensions.TypeAlias = Report

@@ -78,6 +78,7 @@ class VisionResult(google.protobuf.message.Message):
     IMAGE_FIELD_NUMBER: builtins.int
     TOOL_RESULTS_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
+    FUSED_HEAT_MAP_FIELD_NUMBER: builtins.int
     @property
     def image(self) -> maifs.common.v1.image_pb2.ImageInfo:
         """The file."""
@@ -90,15 +91,22 @@ class VisionResult(google.protobuf.message.Message):
     def timings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[maifs.common.v1.finding_pb2.PhaseTiming]:
         """Phases of this item."""
 
+    @property
+    def fused_heat_map(self) -> maifs.common.v1.finding_pb2.HeatMap:
+        """One map over the picture made of the tools' maps, weighted by their evidence; absent when no test made a map that
+        counts.
+        """
+
     def __init__(
         self,
         *,
         image: maifs.common.v1.image_pb2.ImageInfo | None = ...,
         tool_results: collections.abc.Iterable[maifs.common.v1.finding_pb2.ToolResult] | None = ...,
         timings: collections.abc.Iterable[maifs.common.v1.finding_pb2.PhaseTiming] | None = ...,
+        fused_heat_map: maifs.common.v1.finding_pb2.HeatMap | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["image", b"image"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["image", b"image", "timings", b"timings", "tool_results", b"tool_results"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["fused_heat_map", b"fused_heat_map", "image", b"image"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["fused_heat_map", b"fused_heat_map", "image", b"image", "timings", b"timings", "tool_results", b"tool_results"]) -> None: ...
 
 Global___VisionResult: typing_extensions.TypeAlias = VisionResult
 
