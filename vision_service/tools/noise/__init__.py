@@ -1,5 +1,6 @@
-"""The noise tool."""
+"""The noise tool: noise level, its statistics and the traces of the sensor."""
 
 from vision_service.domain import Tool, ToolName
+from vision_service.tools.noise.level_map import LEVEL_MAP
 
-TOOL = Tool(ToolName.NOISE, "0.1.0", ())
+TOOL = Tool(ToolName.NOISE, "0.1.0", (LEVEL_MAP,))
