@@ -1,0 +1,1 @@
+"""The coordinator: takes pictures, asks the services, fuses the findings, writes the report."""

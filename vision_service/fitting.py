@@ -1,0 +1,287 @@
+"""Fitting of calibration curves: logistic, leave-one-source-out, only where it helps on sources that were left out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vision_service.calibration import Curve
+from vision_service.domain import Outcome
+from vision_service.labelled import Record
+from vision_service.laundering import FORGERIES
+from vision_service.traces import AI_TESTS, GROUPS, POLICY, POLICY_TESTS
+
+FloatArray = npt.NDArray[np.float64]
+
+MIN_IMAGES = 8
+"""Fewest images of either class on which a curve is fitted."""
+
+MIN_STRATUM_IMAGES = 40
+"""Fewest images of either class for a curve of a stratum by itself."""
+
+MAX_USEFUL_CLLR = 0.995
+"""A test whose leave-one-source-out Cllr is not below this gets no weight: on new sources it would only add noise."""
+
+FORGED_SHARE = 0.25
+"""Weight of a forged copy of an authentic picture relative to a forgery from the wild."""
+
+VERSION = "0.1"
+
+_LN10 = math.log(10.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Copies of pictures on which one test ran, for one pair of hypotheses; arrays of shape (n,)."""
+
+    scores: FloatArray
+    targets: npt.NDArray[np.bool_]
+    """True: the hypothesis; False: authentic."""
+    weights: FloatArray
+    images: npt.NDArray[np.str_]
+    sources: npt.NDArray[np.str_]
+    strata: npt.NDArray[np.str_]
+    records: npt.NDArray[np.int64]
+    """Index of the record."""
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> Samples:
+        """The samples at which `keep` is true."""
+        fields = (self.scores, self.targets, self.weights, self.images, self.sources, self.strata, self.records)
+        return Samples(*(values[keep] for values in fields))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Curves of one test for one hypothesis, and what they would have said of sources that they had not seen."""
+
+    curves: dict[str, Curve]
+    """By stratum, "*" pooled; empty when the test does not help."""
+    cllr: float
+    """Leave-one-source-out, cost of log likelihood ratio in bits; 1 is no information."""
+    log10_lr: dict[int, float]
+    """Leave-one-source-out log10 LR by record index, for the records of either class."""
+    cap: dict[int, float] = field(default_factory=dict)
+
+
+def record_weights(records: Sequence[Record]) -> FloatArray:
+    """Weight of each copy, shape (n,): a picture's copies share its weight, a source of n pictures counts as sqrt(n).
+
+    Large sources still count most, but no single one decides; forged copies count `FORGED_SHARE`.
+    """
+    units = [(r.label, r.rung if r.rung in FORGERIES else r.source) for r in records]
+    images = {(unit, r.image) for unit, r in zip(units, records, strict=True)}
+    sizes = Counter(unit for unit, _ in images)
+    copies = Counter((unit, r.image) for unit, r in zip(units, records, strict=True))
+    return np.array(
+        [
+            (FORGED_SHARE if r.rung in FORGERIES else 1.0) / math.sqrt(sizes[unit]) / copies[unit, r.image]
+            for unit, r in zip(units, records, strict=True)
+        ]
+    )
+
+
+def samples_of(records: Sequence[Record], weights: FloatArray, test_id: str, target: str) -> Samples:
+    """Copies on which a test ran, of the class `target` and of "authentic"."""
+    rows = [
+        (i, r, r.observations[test_id])
+        for i, r in enumerate(records)
+        if r.label in (target, "authentic") and r.observations.get(test_id, {}).get("outcome") == Outcome.TESTED.value
+    ]
+    return Samples(
+        scores=np.array([entry["score"] for _, _, entry in rows], float),
+        targets=np.array([r.label == target for _, r, _ in rows], bool),
+        weights=weights[[i for i, _, _ in rows]] if rows else np.zeros(0),
+        images=np.array([r.image for _, r, _ in rows], str),
+        sources=np.array([r.source for _, r, _ in rows], str),
+        strata=np.array([r.stratum for _, r, _ in rows], str),
+        records=np.array([i for i, _, _ in rows], np.int64),
+    )
+
+
+def fit_curve(samples: Samples) -> Curve | None:
+    """Logistic of the score with slope >= 0, for balanced classes; None when either class is too small.
+
+    Targets are smoothed as by Platt (1999), (n + 1) / (n + 2), so that few images never give a steep curve.
+    """
+    n_target = len(set(samples.images[samples.targets].tolist()))
+    n_authentic = len(set(samples.images[~samples.targets].tolist()))
+    n = min(n_target, n_authentic)
+    if n < MIN_IMAGES:
+        return None
+    weights = samples.weights.copy()
+    for side in (samples.targets, ~samples.targets):
+        weights[side] *= n / weights[side].sum()
+    smoothed = np.where(samples.targets, (n + 1) / (n + 2), 1 / (n + 2))
+    slope, intercept = _logistic(samples.scores, smoothed, weights)
+    return Curve(round(slope, 6), round(intercept, 6), round(math.log10(n + 1), 4), n_target, n_authentic)
+
+
+def _logistic(scores: FloatArray, targets: FloatArray, weights: FloatArray) -> tuple[float, float]:
+    """Newton's method for the weighted logistic with two parameters; a negative slope becomes 0."""
+    scale = max(float(np.abs(scores).max(initial=0.0)), 1e-9)
+    x = scores / scale
+    slope = intercept = 0.0
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(intercept + slope * x, -40, 40)))
+        error, curvature = weights * (p - targets), weights * p * (1 - p) + 1e-12
+        gradient = np.array([error.sum(), (error * x).sum() + 1e-3 * slope])
+        cross = (curvature * x).sum()
+        hessian = np.array([[curvature.sum(), cross], [cross, (curvature * x * x).sum() + 1e-3]])
+        step = np.linalg.solve(hessian, gradient)
+        step *= min(1.0, 4.0 / max(float(np.abs(step).max()), 1e-12))
+        intercept, slope = intercept - float(step[0]), slope - float(step[1])
+        if float(np.abs(step).max()) < 1e-8:
+            break
+    return (slope / scale, intercept) if slope > 0 else (0.0, 0.0)
+
+
+def fit_curves(samples: Samples) -> dict[str, Curve]:
+    """The pooled curve "*" and one for each stratum that has enough images of both classes."""
+    pooled = fit_curve(samples)
+    if pooled is None or pooled.slope == 0:
+        return {}
+    curves = {"*": pooled}
+    for stratum in sorted(set(samples.strata.tolist())):
+        part = samples.where(samples.strata == stratum)
+        curve = fit_curve(part)
+        if curve is not None and min(curve.n_target, curve.n_authentic) >= MIN_STRATUM_IMAGES:
+            curves[stratum] = curve
+    return curves
+
+
+def fit_test(samples: Samples) -> Fit:
+    """Curves of a test, kept only when they help on sources that were left out."""
+    log10_lr = np.zeros(len(samples.scores))
+    caps = np.zeros(len(samples.scores))
+    for source in sorted(set(samples.sources.tolist())):
+        held = samples.sources == source
+        curves = fit_curves(samples.where(~held))
+        for i in np.flatnonzero(held):
+            curve = curves.get(str(samples.strata[i]), curves.get("*"))
+            if curve is not None:
+                weight = curve.weight(float(samples.scores[i]))
+                log10_lr[i], caps[i] = weight.log10_lr, weight.cap
+    cllr = weighted_cllr(log10_lr, samples.targets, samples.weights)
+    useful = cllr < MAX_USEFUL_CLLR
+    curves = fit_curves(samples) if useful else {}
+    if not curves:
+        return Fit({}, cllr, {})
+    records = [int(i) for i in samples.records]
+    return Fit(
+        curves, cllr, dict(zip(records, log10_lr.tolist(), strict=True)), dict(zip(records, caps.tolist(), strict=True))
+    )
+
+
+def weighted_cllr(log10_lr: FloatArray, targets: npt.NDArray[np.bool_], weights: FloatArray) -> float:
+    """Cost of log likelihood ratios (Brümmer and du Preez 2006) in bits; 1 when a class is missing."""
+    if not targets.any() or targets.all():
+        return 1.0
+    target_cost = np.logaddexp(0, -log10_lr[targets] * _LN10) / math.log(2)
+    other_cost = np.logaddexp(0, log10_lr[~targets] * _LN10) / math.log(2)
+    return float(
+        (np.average(target_cost, weights=weights[targets]) + np.average(other_cost, weights=weights[~targets])) / 2
+    )
+
+
+HYPOTHESES = ("manipulated", "ai_generated")
+
+
+def fit_all(records: Sequence[Record]) -> tuple[dict[str, Any], dict[str, dict[str, Fit]]]:
+    """Fits every test.
+
+    Returns:
+        The content of a calibration file, and the fits by test and hypothesis.
+    """
+    weights = record_weights(records)
+    tests = sorted({test for record in records for test in record.observations})
+    fits: dict[str, dict[str, Fit]] = {}
+    for test in tests:
+        if test in POLICY_TESTS:
+            continue
+        fits[test] = {h: fit_test(samples_of(records, weights, test, h)) for h in hypotheses_of(test)}
+    document = {
+        "version": VERSION,
+        "made_from": _made_from(records),
+        "tests": {
+            test: {
+                h: {s: vars(curve) for s, curve in fit.curves.items()} for h, fit in by_hypothesis.items() if fit.curves
+            }
+            for test, by_hypothesis in fits.items()
+        },
+        "loso_cllr": {test: {h: round(fit.cllr, 4) for h, fit in by.items()} for test, by in fits.items()},
+        "policy": {key: {"manipulated": m, "ai_generated": a} for key, (m, a) in sorted(POLICY.items())},
+        "groups": {test: GROUPS.get(test, test) for test in tests},
+    }
+    return document, fits
+
+
+def hypotheses_of(test_id: str) -> tuple[str, ...]:
+    """The hypotheses for which a test is fitted."""
+    return HYPOTHESES if test_id in AI_TESTS else HYPOTHESES[:1]
+
+
+def _made_from(records: Iterable[Record]) -> dict[str, Any]:
+    listed = list(records)
+    images = {(r.label, r.source, r.image) for r in listed if r.rung not in FORGERIES}
+    labels = Counter(label for label, _, _ in images)
+    return {
+        "images": dict(sorted(labels.items())),
+        "sources": sorted({source for _, source, _ in images}),
+        "copies": sorted({r.rung for r in listed}),
+    }
+
+
+def out_of_fold_evidence(
+    records: Sequence[Record], fits: dict[str, dict[str, Fit]], only: Collection[int]
+) -> list[dict[str, Any]]:
+    """Evidence per record as fusion takes it, with weights that had not seen the record's source.
+
+    Args:
+        records: the records of `fits`.
+        fits: from `fit_all`.
+        only: indexes of the records that are wanted.
+    """
+    weights = record_weights(records)
+    return [
+        {
+            "image": record.image,
+            "source": record.source,
+            "label": record.label,
+            "rung": record.rung,
+            "weight": float(weights[i]),
+            "evidence": [
+                _evidence(test, entry, fits.get(test, {}), i) for test, entry in sorted(record.observations.items())
+            ],
+        }
+        for i, record in enumerate(records)
+        if i in only
+    ]
+
+
+def _evidence(test: str, entry: dict[str, Any], fits: dict[str, Fit], record: int) -> dict[str, Any]:
+    key = entry["explanation_key"]
+    if key in POLICY and entry["outcome"] == Outcome.TESTED.value:
+        manipulated, ai_generated = POLICY[key]
+        caps = (abs(manipulated), abs(ai_generated))
+    else:
+        values = [fits[h].log10_lr.get(record, 0.0) if h in fits else 0.0 for h in HYPOTHESES]
+        manipulated, ai_generated = values
+        limits = [fits[h].cap.get(record, 0.0) if h in fits else 0.0 for h in HYPOTHESES]
+        caps = (limits[0], limits[1])
+    return {
+        "finding_id": test,
+        "tool": test.partition(".")[0],
+        "outcome": entry["outcome"],
+        "detected": entry["detected"],
+        "log10_lr_manipulated": manipulated,
+        "log10_lr_ai_generated": ai_generated,
+        "cap_manipulated": caps[0],
+        "cap_ai_generated": caps[1],
+        "explanation_key": key,
+    }
