@@ -103,6 +103,6 @@ def _to_data(image: jpeglib.DCTJPEG) -> JpegData | None:
 
 def _subsampling(image: jpeglib.DCTJPEG) -> str:
     factors = np.array(image.samp_factor).astype(int)
-    ratio = tuple(int(v) for v in factors[0] // factors[1])
+    vertical, horizontal = (int(v) for v in factors[0] // factors[1])
     names = {(1, 1): "4:4:4", (1, 2): "4:2:2", (2, 2): "4:2:0", (2, 1): "4:4:0", (1, 4): "4:1:1"}
-    return names.get(ratio, "other")
+    return names.get((vertical, horizontal), "other")
