@@ -61,7 +61,7 @@ def load_config(
             else:
                 faults.append(f"environment variable {variable} is not a setting of this service")
     values.update(overrides or {})
-    config = _build(cls, "", values, faults)
+    config = _build(cls, "", values, faults, None)
     if config is None or faults:
         listed = "\n".join(f"  - {fault}" for fault in faults)
         raise MaifsError(
@@ -120,21 +120,26 @@ def _flatten(
             faults.append(f"{where}: unknown setting {name!r}")
 
 
-def _build(cls: type[T], prefix: str, values: Mapping[str, Any], faults: list[str]) -> T | None:
+def _build(cls: type[T], prefix: str, values: Mapping[str, Any], faults: list[str], base: T | None) -> T | None:
+    """An instance from dotted values; what is not set comes from `base`, else from the fields' defaults."""
     hints = typing.get_type_hints(cls)
     arguments: dict[str, Any] = {}
     before = len(faults)
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, name = hints[item.name], prefix + item.name
+        default = _default(item) if base is None else getattr(base, item.name)
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            arguments[item.name] = _build(kind, name + ".", values, faults)
+            nested = None if default is dataclasses.MISSING else default
+            arguments[item.name] = _build(kind, name + ".", values, faults, nested)
         elif name in values:
             try:
                 arguments[item.name] = _convert(values[name], kind)
             except ValueError as error:
                 faults.append(f"{name} = {values[name]!r}: {error}")
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+        elif default is dataclasses.MISSING:
             faults.append(f"{name} is required and not set")
+        else:
+            arguments[item.name] = default
     if len(faults) > before:
         return None
     config = cls(**arguments)
@@ -142,6 +147,10 @@ def _build(cls: type[T], prefix: str, values: Mapping[str, Any], faults: list[st
     if check is not None:
         faults.extend(prefix + fault for fault in check())
     return config
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
