@@ -31,5 +31,10 @@ class Container:
     xmp: bytes = b""
     """The XMP packet, raw; empty when there is none."""
     text: Mapping[str, str] = field(default_factory=_no_text)
-    """PNG text chunks and JPEG/GIF comments by keyword."""
+    """PNG text chunks ("parameters", "Software", ...), JPEG and GIF comments ("comment") and the EXIF user comment
+    ("UserComment") by keyword, values of at most 65,536 characters."""
+    iptc: Mapping[str, str] = field(default_factory=_no_text)
+    """IPTC-IIM records by name ("Credit", "OriginatingProgram", ...), values of at most 512 characters."""
     icc_description: str = ""
+    thumbnail: bytes = b""
+    """The JPEG thumbnail of the EXIF block, as stored; empty when there is none."""

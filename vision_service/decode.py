@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pillow_heif
 import torch
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from serving.errors import MaifsError, Reason
+from vision_service import metadata
 from vision_service.container import Container
 from vision_service.substrate import Substrate
 
@@ -23,8 +24,6 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit below answers with our own error,
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF")
 """Container formats that are decoded, in the order in which they are tried."""
 
-_TEXT_LIMIT = 512
-_COMMENT_LIMIT = 65_536  # generators keep whole workflows in PNG text; detection needs the beginning only
 _BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I": 16, "F": 32}
 
 
@@ -65,6 +64,8 @@ def decode(data: bytes, limits: DecodeLimits, device: torch.device | None = None
         _check_size(image, limits)
         container = _container(image, data)
         rgb = _pixels(image)
+        if container.format == "PNG":  # text chunks after the pixels are known only now
+            container = replace(container, text=metadata.read_text(image), xmp=metadata.read_xmp(image))
     return Substrate(data=data, container=container, rgb=rgb, device=device or torch.device("cpu"))
 
 
@@ -132,7 +133,7 @@ def _from_deep(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _container(image: Image.Image, data: bytes) -> Container:
-    exif = _exif(image)
+    exif = metadata.read_exif(image)
     try:
         orientation = int(exif.get("Orientation", "1"))
     except ValueError:
@@ -146,9 +147,11 @@ def _container(image: Image.Image, data: bytes) -> Container:
         frame_count=max(1, int(getattr(image, "n_frames", 1) or 1)),
         orientation=orientation if 1 <= orientation <= 8 else 1,
         exif=exif,
-        xmp=_xmp(image),
-        text=_text(image),
-        icc_description=_icc_description(image),
+        xmp=metadata.read_xmp(image),
+        text=metadata.read_text(image),
+        iptc=metadata.read_iptc(image),
+        icc_description=metadata.read_icc_description(image),
+        thumbnail=metadata.read_thumbnail(image),
     )
 
 
@@ -160,57 +163,3 @@ def _bit_depth(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG" and len(data) > 24:
         return data[24]
     return int(image.info.get("bit_depth", _BITS.get(image.mode, 8)))
-
-
-def _exif(image: Image.Image) -> dict[str, str]:
-    """All IFDs flattened by tag name; unreadable parts are left out, because broken EXIF must not hide the picture."""
-    found: dict[str, str] = {}
-    try:
-        exif = image.getexif()
-        directories = [dict(exif), exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)]
-    except Exception:  # noqa: BLE001 - Pillow raises anything on broken EXIF
-        return found
-    for names, directory in zip((ExifTags.TAGS, ExifTags.TAGS, ExifTags.GPSTAGS), directories, strict=True):
-        for tag, value in directory.items():
-            name = names.get(tag, f"0x{tag:04X}")
-            if not isinstance(value, dict) and name not in {"MakerNote", "ExifOffset", "GPSInfo"}:
-                found[name] = _as_text(value)
-    return found
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bytes):
-        for prefix in (b"ASCII\0\0\0", b"UNICODE\0"):
-            value = value.removeprefix(prefix)
-        value = value.decode("utf-8", errors="replace")
-    text = str(value).replace("\0", "").strip()
-    return "".join(c if c.isprintable() else " " for c in text)[:_TEXT_LIMIT]
-
-
-def _xmp(image: Image.Image) -> bytes:
-    for key in ("xmp", "XML:com.adobe.xmp"):
-        value = image.info.get(key)
-        if value:
-            return value if isinstance(value, bytes) else str(value).encode()
-    return b""
-
-
-def _text(image: Image.Image) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in image.info.items():
-        if isinstance(key, str) and isinstance(value, str | bytes) and key not in {
-            "exif", "icc_profile", "xmp", "XML:com.adobe.xmp", "photoshop",
-        }:
-            text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
-            found[key[:80]] = text[:_COMMENT_LIMIT]
-    return found
-
-
-def _icc_description(image: Image.Image) -> str:
-    profile = image.info.get("icc_profile")
-    if not profile:
-        return ""
-    try:
-        return _as_text(ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))))
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return "unreadable"
