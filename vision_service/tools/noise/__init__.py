@@ -2,5 +2,6 @@
 
 from vision_service.domain import Tool, ToolName
 from vision_service.tools.noise.level_map import LEVEL_MAP
+from vision_service.tools.noise.low_noise_regions import LOW_NOISE_REGIONS
 
-TOOL = Tool(ToolName.NOISE, "0.1.0", (LEVEL_MAP,))
+TOOL = Tool(ToolName.NOISE, "0.1.0", (LEVEL_MAP, LOW_NOISE_REGIONS))

@@ -17,8 +17,9 @@ FloatArray = npt.NDArray[np.float64]
 SCORE_LIMIT = 30.0
 """Scores are min(-log10 NFA, 30): beyond it the model is less certain than the number."""
 
-DETECTION_LOG10_NFA = -3.0
-"""A region counts as detected below this log10 NFA: one false alarm in a thousand pictures under the null model."""
+DETECTION_LOG10_NFA = -4.0
+"""A region counts as detected below this log10 NFA: one false alarm in ten thousand pictures under the null model,
+because the independence that the model assumes holds only nearly in real pictures."""
 
 
 def log10_binomial_tail(successes: npt.ArrayLike, trials: npt.ArrayLike, probability: npt.ArrayLike) -> FloatArray:
@@ -135,6 +136,8 @@ def _box_sums(
 def correlation_area(values: FloatArray, usable: BoolArray, reach: int = 6) -> float:
     """Cells per independent sample: the positive part of the autocorrelation summed over lags up to `reach` cells.
 
+    Correlations below two standard errors count as none, or the sum over many lags would grow from noise alone.
+
     Args:
         values: field of zero median, shape (rows, columns); clipped to +-3 so that outliers do not hide the rest.
         usable: cells with a value.
@@ -154,7 +157,9 @@ def correlation_area(values: FloatArray, usable: BoolArray, reach: int = 6) -> f
     variance = float(covariance[lags_y, lags_x])
     if variance <= 1e-12:
         return 1.0
-    return max(1.0, float(np.clip(covariance / variance, 0.0, 1.0).sum()))
+    correlation = np.clip(covariance / variance, 0.0, 1.0)
+    correlation[correlation < 2.0 / np.sqrt(np.maximum(pairs[window], 1.0))] = 0.0
+    return max(1.0, float(correlation.sum()))
 
 
 def log10_region_count(rows: int, columns: int) -> float:

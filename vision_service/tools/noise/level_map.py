@@ -23,7 +23,9 @@ _MARK_Z = 2.5
 _MARK_PROBABILITY = 0.0062  # P(N(0,1) > 2.5), one side
 _MIN_RATIO = 1.25  # a smaller difference is within what sharpening and denoising do to one picture
 _MIN_SIDE_PX = 128
-_MIN_QUALITY = 75
+_MIN_QUALITY = (
+    85  # below, the steps of the high frequencies (30 and more) leave the quantiser's noise, not the sensor's
+)
 _TEXTURE_RATIO = 1.5  # quadrant deviation over noise: 0.25 for white noise, above 1 for content
 
 
