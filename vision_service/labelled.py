@@ -230,13 +230,20 @@ def _work(tasks: list[Task], processes: int) -> Iterable[tuple[str, str, dict[st
     if not tasks:
         return
     start = time.monotonic()
-    context = multiprocessing.get_context("spawn")
+    for done, results in enumerate(_results(tasks, processes), 1):
+        yield from results
+        if done % 25 == 0 or done == len(tasks):
+            print(f"observed {done}/{len(tasks)} copies in {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+
+def _results(tasks: list[Task], processes: int) -> Iterable[list[tuple[str, str, dict[str, Any]]]]:
+    if processes <= 1:
+        yield from map(_observe_copy, tasks)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked child of a process that used torch may hang
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
-        futures = [pool.submit(_observe_copy, task) for task in tasks]
-        for done, future in enumerate(as_completed(futures), 1):
-            yield from future.result()
-            if done % 25 == 0 or done == len(tasks):
-                print(f"observed {done}/{len(tasks)} copies in {time.monotonic() - start:.0f} s", file=sys.stderr)
+        for future in as_completed([pool.submit(_observe_copy, task) for task in tasks]):
+            yield future.result()
 
 
 def _start_worker() -> None:
