@@ -1,7 +1,8 @@
 """The noise tool: noise level, its statistics and the traces of the sensor."""
 
 from vision_service.domain import Tool, ToolName
+from vision_service.tools.noise.cfa import CFA
 from vision_service.tools.noise.level_map import LEVEL_MAP
 from vision_service.tools.noise.low_noise_regions import LOW_NOISE_REGIONS
 
-TOOL = Tool(ToolName.NOISE, "0.1.0", (LEVEL_MAP, LOW_NOISE_REGIONS))
+TOOL = Tool(ToolName.NOISE, "0.1.0", (LEVEL_MAP, LOW_NOISE_REGIONS, CFA))

@@ -176,4 +176,4 @@ def to_pixels(box: Region, cell_px: int, width_px: int, height_px: int) -> Regio
 
 def score_of(log10_nfa: float) -> float:
     """-log10 NFA within 0..SCORE_LIMIT."""
-    return float(np.clip(-log10_nfa, 0.0, SCORE_LIMIT))
+    return min(max(0.0, -log10_nfa), SCORE_LIMIT)
