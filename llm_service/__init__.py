@@ -1,0 +1,1 @@
+"""The language-model service: vLLM behind maifs.llm.v1."""

@@ -1,0 +1,160 @@
+"""maifs.llm.v1.LlmService: translates between the contract and the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from google.protobuf import duration_pb2
+
+from llm_service.config import LlmConfig
+from llm_service.domain import Delta, Finish, FinishReason, Generation, Message, ModelDescription, Role
+from llm_service.engine import Engine
+from maifs.common.v1 import finding_pb2
+from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
+from serving import __version__
+from serving.errors import MaifsError, Reason
+
+_ROLES = {
+    llm_pb2.ROLE_SYSTEM: Role.SYSTEM,
+    llm_pb2.ROLE_USER: Role.USER,
+    llm_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+}
+_REASONS = {
+    FinishReason.STOP: llm_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: llm_pb2.FINISH_REASON_LENGTH,
+}
+
+
+class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
+    """The gRPC methods. Answers UNAVAILABLE until `open`."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        self._config = config
+        self._opened: tuple[Engine, ModelDescription] | None = None
+
+    def open(self, engine: Engine, description: ModelDescription) -> None:
+        """Begins to serve."""
+        self._opened = (engine, description)
+
+    async def Generate(  # noqa: N802 - the contract's name
+        self, request: llm_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        """See the contract."""
+        engine, _ = self._ready()
+        async for event in engine.generate(_generation(request)):
+            match event:
+                case Delta(text):
+                    yield llm_pb2.GenerateResponse(delta=text)
+                case Finish():
+                    yield llm_pb2.GenerateResponse(finish=_finish(event))
+
+    async def WarmPrefix(  # noqa: N802 - the contract's name
+        self, request: llm_pb2.WarmPrefixRequest, context: Any
+    ) -> llm_pb2.WarmPrefixResponse:
+        """See the contract."""
+        engine, _ = self._ready()
+        warmed = await engine.warm_prefix(_messages(request.messages))
+        return llm_pb2.WarmPrefixResponse(
+            prompt_tokens_count=warmed.prompt_tokens_count,
+            cached_prompt_tokens_count=warmed.cached_prompt_tokens_count,
+            duration=_duration(warmed.duration_s),
+        )
+
+    async def GetModelInfo(  # noqa: N802 - the contract's name
+        self, request: llm_pb2.GetModelInfoRequest, context: Any
+    ) -> llm_pb2.GetModelInfoResponse:
+        """See the contract."""
+        engine, model = self._ready()
+        load = engine.load()
+        return llm_pb2.GetModelInfoResponse(
+            model=model.model,
+            architecture=model.architecture,
+            dtype=model.dtype,
+            quantization=model.quantization,
+            layout=_layout(model),
+            limits=llm_pb2.LlmLimits(
+                max_model_len_tokens_count=model.max_model_len_tokens_count,
+                max_output_tokens_count=self._config.max_output_tokens_count,
+                max_running_requests_count=model.max_running_requests_count,
+                max_queued_requests_count=self._config.max_queued_requests_count,
+            ),
+            load=llm_pb2.LlmLoad(
+                active_requests_count=load.active_requests_count,
+                completed_requests_count=load.completed_requests_count,
+                output_tokens_count=load.output_tokens_count,
+            ),
+            engine_version=model.engine_version,
+            service_version=__version__,
+            prefix_caching=model.prefix_caching,
+        )
+
+    def _ready(self) -> tuple[Engine, ModelDescription]:
+        if self._opened is None:
+            raise MaifsError(
+                Reason.BACKEND_UNAVAILABLE,
+                "The model is still loading.",
+                "Wait until the health service says SERVING.",
+                retry_after_s=2.0,
+            )
+        return self._opened
+
+
+def _generation(request: llm_pb2.GenerateRequest) -> Generation:
+    return Generation(
+        messages=_messages(request.messages),
+        max_tokens_count=request.max_tokens_count,
+        temperature=request.temperature,
+        top_p=request.top_p if request.HasField("top_p") else 1.0,
+        seed=request.seed if request.HasField("seed") else None,
+        json_schema=request.json_schema,
+        priority=request.priority,
+        stop=tuple(request.stop),
+    )
+
+
+def _messages(messages: Iterable[llm_pb2.ChatMessage]) -> tuple[Message, ...]:
+    return tuple(_message(index, message) for index, message in enumerate(messages))
+
+
+def _message(index: int, message: llm_pb2.ChatMessage) -> Message:
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise MaifsError(
+            Reason.INVALID_REQUEST,
+            f"messages[{index}].role = {message.role}: must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT.",
+        )
+    return Message(role, message.content)
+
+
+def _finish(finish: Finish) -> llm_pb2.GenerateFinish:
+    return llm_pb2.GenerateFinish(
+        reason=_REASONS[finish.reason],
+        usage=llm_pb2.Usage(
+            prompt_tokens_count=finish.usage.prompt_tokens_count,
+            cached_prompt_tokens_count=finish.usage.cached_prompt_tokens_count,
+            output_tokens_count=finish.usage.output_tokens_count,
+        ),
+        timings=[
+            finding_pb2.PhaseTiming(phase=phase, duration=_duration(seconds))
+            for phase, seconds in finish.timings_s.items()
+        ],
+    )
+
+
+def _layout(model: ModelDescription) -> llm_pb2.ParallelLayout:
+    return llm_pb2.ParallelLayout(
+        tensor_parallel_size=model.tensor_parallel_size,
+        pipeline_parallel_size=model.pipeline_parallel_size,
+        devices=model.devices,
+        attention_heads_count=model.attention_heads_count,
+        kv_heads_count=model.kv_heads_count,
+        padded_attention_heads_count=model.padded_attention_heads_count,
+        padded_kv_heads_count=model.padded_kv_heads_count,
+    )
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
