@@ -1,0 +1,63 @@
+"""Whitened high-pass residual of a picture ("grain") and its correlation cell by cell."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+CELL_PX = 8
+"""Side of a cell of all maps of this tool, pixels."""
+POOL = 3
+"""Correlations are pooled over POOL x POOL cells."""
+CLIP = 2.0
+FLOOR = 0.25
+"""Grey levels added to the local deviation: rounding noise alone is not blown up."""
+FLAT = 0.5
+"""Root mean square residual in grey levels below which a cell holds no grain to compare."""
+
+
+def grain(luma: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """High-pass residual divided by its local deviation and clipped, so that no edge outweighs the grain.
+
+    Args:
+        luma: float32, shape (H, W), 0..255.
+
+    Returns:
+        The whitened residual, within +-CLIP, and the local deviation in grey levels; both float32, shape (H, W).
+    """
+    residual = luma - cv2.blur(luma, (3, 3))
+    deviation = np.sqrt(np.maximum(cv2.blur(residual * residual, (9, 9)), 0.0))
+    return np.clip(residual / (deviation + FLOOR), -CLIP, CLIP), deviation
+
+
+def cell_sums(values: FloatArray) -> FloatArray:
+    """Sums over whole cells, shape (H // CELL_PX, W // CELL_PX)."""
+    height, width = values.shape[0] // CELL_PX, values.shape[1] // CELL_PX
+    cut = values[: height * CELL_PX, : width * CELL_PX]
+    mean = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(mean * CELL_PX**2, dtype=np.float32)
+
+
+def cell_correlation(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Correlation coefficient of two grains around every cell, -1..1; 0 where either holds nothing.
+
+    Args:
+        first: whitened residual, shape (H, W), both sides at least CELL_PX.
+        second: likewise.
+    """
+    a, b, c = (_pool(cell_sums(x)) for x in (first * first, second * second, first * second))
+    norm = np.sqrt(np.maximum(a * b, 0.0))
+    least = 0.02 * (CELL_PX * POOL) ** 2
+    return np.where(norm > least, c / np.maximum(norm, least), 0.0).astype(np.float32)
+
+
+def _pool(values: FloatArray) -> FloatArray:
+    return np.asarray(cv2.boxFilter(values, -1, (POOL, POOL), normalize=False, borderType=cv2.BORDER_CONSTANT))
+
+
+def flat_cells(deviation: FloatArray) -> npt.NDArray[np.bool_]:
+    """Cells whose residual is too weak to be compared."""
+    return np.asarray(cell_sums(deviation) < FLAT * CELL_PX**2)
