@@ -36,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     rungs = _rungs(options.rungs)
     items = _items(options)
-    more = [item for argument in options.authentic for item in authentic_folder(argument)]
-    fitted_on = observe_all(items + more, FIT_RUNGS, options.cache, processes=options.processes)
+    fitted_on = observe_all(items, FIT_RUNGS, options.cache, processes=options.processes)
     judged_rungs = [*rungs, *FORGERIES]
     suites = (*TOOL_SUITES, SUITE)
     records = observe_all(items, judged_rungs, options.cache, suites=suites, processes=options.processes)
@@ -65,6 +64,7 @@ def _rungs(text: str) -> list[str]:
 
 def _items(options: argparse.Namespace) -> list[Item]:
     items = read_manifest(options.data)
+    items += [item for argument in options.authentic for item in authentic_folder(argument)]
     return items[:: max(1, len(items) // options.limit)][: options.limit] if options.limit else items
 
 
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR",
                         help="folder with manifest.csv (columns file, label, source, mask)")  # fmt: skip
     parser.add_argument("--authentic", action="append", default=[], metavar="SOURCE=DIR",
-                        help="more authentic pictures, for fitting only; may be given again")  # fmt: skip
+                        help="more authentic pictures of a source; may be given again")  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("build/forensics/results"), help="folder of table, JSON, plots"
     )

@@ -39,7 +39,7 @@ class Model:
 def fit_model(records: Sequence[Record]) -> Model:
     """Fits calibration and, on its out-of-fold evidence, fusion."""
     document, fits = fit_all(records)
-    rows = out_of_fold_evidence(records, fits, range(len(records)))
+    rows = out_of_fold_evidence(records, fits)
     return Model(Calibration.from_document(document), FusionModel.from_document(fit_document(document["groups"], rows)))
 
 

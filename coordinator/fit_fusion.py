@@ -28,11 +28,22 @@ COSTS = {"accuse_authentic": 20.0, "wrong_kind": 3.0, "clear_forged": 4.0}
 AUTHENTIC = {"min_traces": 3, "max_log10_lr_manipulated": -0.05, "max_log10_lr_ai_generated": 0.0}
 """When "authentic" may be said without a credential."""
 
-RULES: Mapping[str, str] = {}
+RULES: Mapping[str, str] = {
+    "watermark.content_credentials.ai": "provenance.ai_declared",
+    "watermark.content_credentials.ai_composite": "provenance.ai_edit_declared",
+    "watermark.content_credentials.changed_after_signing": "provenance.changed_after_signing",
+    "watermark.content_credentials.edited": "provenance.edit_declared",
+    "watermark.content_credentials.capture_trusted": "provenance.capture_intact",
+    "watermark.metadata_source.declared_ai": "provenance.ai_declared",
+    "watermark.metadata_source.declared_ai_edit": "provenance.ai_edit_declared",
+    "watermark.metadata_source.declared_edit": "provenance.edit_declared",
+    "watermark.dwt_dct.detected": "provenance.known_watermark",
+    "watermark.dwt_dct_svd.detected": "provenance.known_watermark",
+}
 """Rule names of provenance by the beginning of an explanation key."""
 
-PROVENANCE_GROUP = "provenance"
-"""Set by policy: its weight is 1 and is not fitted."""
+POLICY_GROUPS = frozenset({"provenance", "known_watermark"})
+"""Set by policy: their weight is 1 and is not fitted."""
 
 RIDGE = 1.0
 """Strength of the pull towards 1 (independent traces), in images."""
@@ -92,7 +103,7 @@ def fit_weights(
         gradient = -(weights / (1 + np.exp(np.clip(margin, -40, 40)))) @ x + 2 * RIDGE * (w - 1)
         return loss, gradient
 
-    fixed = [(1.0, 1.0) if name == PROVENANCE_GROUP else (0.0, 1.0) for name in names]
+    fixed = [(1.0, 1.0) if name in POLICY_GROUPS else (0.0, 1.0) for name in names]
     solution = minimize(cost, np.ones(len(names)), jac=True, bounds=fixed, method="L-BFGS-B")
     return {name: round(float(min(max(w, 0.0), 1.0)), 4) for name, w in zip(names, solution.x, strict=True)}
 

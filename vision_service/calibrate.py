@@ -12,9 +12,9 @@ from serving.errors import ExitCode, MaifsError
 from vision_service.calibration import DEFAULT_FILE, Calibration
 from vision_service.fitting import fit_all, out_of_fold_evidence
 from vision_service.labelled import authentic_folder, observe_all, read_manifest
-from vision_service.laundering import FORGERIES, RUNGS
+from vision_service.laundering import CONTROLS, FORGERIES
 
-FIT_RUNGS = ("native", "laundered", "resaved", *FORGERIES)
+FIT_RUNGS = ("native", "laundered", *CONTROLS, *FORGERIES)
 """Copies on which curves are fitted together, so that neither size nor compression can stand for a class."""
 
 
@@ -36,9 +36,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     document, fits = fit_all(records)
     Calibration.from_document(document)  # what is written must be readable
     options.out.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    rungs = set(RUNGS)
-    wanted = {i for i, record in enumerate(records) if record.rung in rungs or record.rung in FORGERIES}
-    evidence = {"groups": document["groups"], "rows": out_of_fold_evidence(records, fits, wanted)}
+    evidence = {"groups": document["groups"], "rows": out_of_fold_evidence(records, fits)}
     options.evidence.parent.mkdir(parents=True, exist_ok=True)
     options.evidence.write_text(json.dumps(evidence), encoding="utf-8")
     print(f"{options.out}: {len(document['tests'])} tests, {len(records)} copies of {len(items)} pictures")

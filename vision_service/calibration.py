@@ -25,7 +25,7 @@ _NO_WEIGHTS = (Weight(), Weight())
 
 @dataclass(frozen=True)
 class Curve:
-    """log10 LR = (intercept + slope * score) / ln 10, limited to [max(-cap, NOTHING_FOUND_FLOOR), cap].
+    """log10 LR = (intercept + slope * score) / ln 10, limited to [max(-cap, floor), cap].
 
     Two-parameter logistic calibration (Platt 1999; Brümmer and du Preez 2006) for balanced classes, limited by the
     number of calibration images as ELUB does (Vergeer et al. 2016).
@@ -41,13 +41,15 @@ class Curve:
     """Images of the hypothesis on which it was fitted."""
     n_authentic: int = 0
     """Authentic images on which it was fitted."""
+    floor: float = NOTHING_FOUND_FLOOR
+    """Least log10 LR; below `NOTHING_FOUND_FLOOR` only where low scores are a finding (a camera's own trace)."""
 
     def weight(self, score: float) -> Weight:
         """The weight of one score; zero for a score that is not finite."""
         if not math.isfinite(score):
             return Weight()
         log10_lr = (self.intercept + self.slope * score) / _LN10
-        return Weight(min(max(log10_lr, -self.cap, NOTHING_FOUND_FLOOR), self.cap), self.cap)
+        return Weight(min(max(log10_lr, -self.cap, self.floor), self.cap), self.cap)
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def _curves(where: str, entry: Mapping[str, Any]) -> dict[str, Curve]:
             cap=_finite(place, values, "cap"),
             n_target=int(values.get("n_target", 0)),
             n_authentic=int(values.get("n_authentic", 0)),
+            floor=_finite(place, values, "floor") if "floor" in values else NOTHING_FOUND_FLOOR,
         )
         if curve.slope < 0:
             raise ValueError(
@@ -182,6 +185,8 @@ def _curves(where: str, entry: Mapping[str, Any]) -> dict[str, Curve]:
             )
         if curve.cap < 0:
             raise ValueError(f"{place}.cap is {curve.cap}; it must be >= 0")
+        if curve.floor > 0:
+            raise ValueError(f"{place}.floor is {curve.floor}; it must be <= 0")
         curves[stratum] = curve
     return curves
 

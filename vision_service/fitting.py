@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vision_service.calibration import Curve
+from vision_service.calibration import NOTHING_FOUND_FLOOR, Curve
 from vision_service.domain import Outcome
 from vision_service.labelled import Record
 from vision_service.laundering import FORGERIES
-from vision_service.traces import AI_TESTS, GROUPS, POLICY, POLICY_TESTS
+from vision_service.traces import AI_TESTS, CAMERA_TESTS, GROUPS, POLICY, POLICY_TESTS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,6 +30,9 @@ MAX_USEFUL_CLLR = 0.995
 
 FORGED_SHARE = 0.25
 """Weight of a forged copy of an authentic picture relative to a forgery from the wild."""
+
+CAMERA_FLOOR = -1.0
+"""Least log10 LR of a test that finds a camera's own trace: such traces survive many edits and can be faked."""
 
 VERSION = "0.1"
 
@@ -104,7 +107,7 @@ def samples_of(records: Sequence[Record], weights: FloatArray, test_id: str, tar
     )
 
 
-def fit_curve(samples: Samples) -> Curve | None:
+def fit_curve(samples: Samples, floor: float = NOTHING_FOUND_FLOOR) -> Curve | None:
     """Logistic of the score with slope >= 0, for balanced classes; None when either class is too small.
 
     Targets are smoothed as by Platt (1999), (n + 1) / (n + 2), so that few images never give a steep curve.
@@ -119,7 +122,7 @@ def fit_curve(samples: Samples) -> Curve | None:
         weights[side] *= n / weights[side].sum()
     smoothed = np.where(samples.targets, (n + 1) / (n + 2), 1 / (n + 2))
     slope, intercept = _logistic(samples.scores, smoothed, weights)
-    return Curve(round(slope, 6), round(intercept, 6), round(math.log10(n + 1), 4), n_target, n_authentic)
+    return Curve(round(slope, 6), round(intercept, 6), round(math.log10(n + 1), 4), n_target, n_authentic, floor)
 
 
 def _logistic(scores: FloatArray, targets: FloatArray, weights: FloatArray) -> tuple[float, float]:
@@ -141,27 +144,27 @@ def _logistic(scores: FloatArray, targets: FloatArray, weights: FloatArray) -> t
     return (slope / scale, intercept) if slope > 0 else (0.0, 0.0)
 
 
-def fit_curves(samples: Samples) -> dict[str, Curve]:
+def fit_curves(samples: Samples, floor: float = NOTHING_FOUND_FLOOR) -> dict[str, Curve]:
     """The pooled curve "*" and one for each stratum that has enough images of both classes."""
-    pooled = fit_curve(samples)
+    pooled = fit_curve(samples, floor)
     if pooled is None or pooled.slope == 0:
         return {}
     curves = {"*": pooled}
     for stratum in sorted(set(samples.strata.tolist())):
         part = samples.where(samples.strata == stratum)
-        curve = fit_curve(part)
+        curve = fit_curve(part, floor)
         if curve is not None and min(curve.n_target, curve.n_authentic) >= MIN_STRATUM_IMAGES:
             curves[stratum] = curve
     return curves
 
 
-def fit_test(samples: Samples) -> Fit:
+def fit_test(samples: Samples, floor: float = NOTHING_FOUND_FLOOR) -> Fit:
     """Curves of a test, kept only when they help on sources that were left out."""
     log10_lr = np.zeros(len(samples.scores))
     caps = np.zeros(len(samples.scores))
     for source in sorted(set(samples.sources.tolist())):
         held = samples.sources == source
-        curves = fit_curves(samples.where(~held))
+        curves = fit_curves(samples.where(~held), floor)
         for i in np.flatnonzero(held):
             curve = curves.get(str(samples.strata[i]), curves.get("*"))
             if curve is not None:
@@ -169,7 +172,7 @@ def fit_test(samples: Samples) -> Fit:
                 log10_lr[i], caps[i] = weight.log10_lr, weight.cap
     cllr = weighted_cllr(log10_lr, samples.targets, samples.weights)
     useful = cllr < MAX_USEFUL_CLLR
-    curves = fit_curves(samples) if useful else {}
+    curves = fit_curves(samples, floor) if useful else {}
     if not curves:
         return Fit({}, cllr, {})
     records = [int(i) for i in samples.records]
@@ -204,7 +207,8 @@ def fit_all(records: Sequence[Record]) -> tuple[dict[str, Any], dict[str, dict[s
     for test in tests:
         if test in POLICY_TESTS:
             continue
-        fits[test] = {h: fit_test(samples_of(records, weights, test, h)) for h in hypotheses_of(test)}
+        floor = CAMERA_FLOOR if test in CAMERA_TESTS else NOTHING_FOUND_FLOOR
+        fits[test] = {h: fit_test(samples_of(records, weights, test, h), floor) for h in hypotheses_of(test)}
     document = {
         "version": VERSION,
         "made_from": _made_from(records),
@@ -216,7 +220,7 @@ def fit_all(records: Sequence[Record]) -> tuple[dict[str, Any], dict[str, dict[s
         },
         "loso_cllr": {test: {h: round(fit.cllr, 4) for h, fit in by.items()} for test, by in fits.items()},
         "policy": {key: {"manipulated": m, "ai_generated": a} for key, (m, a) in sorted(POLICY.items())},
-        "groups": {test: GROUPS.get(test, test) for test in tests},
+        "groups": dict(GROUPS) | {test: GROUPS.get(test, test) for test in tests},
     }
     return document, fits
 
@@ -237,15 +241,12 @@ def _made_from(records: Iterable[Record]) -> dict[str, Any]:
     }
 
 
-def out_of_fold_evidence(
-    records: Sequence[Record], fits: dict[str, dict[str, Fit]], only: Collection[int]
-) -> list[dict[str, Any]]:
+def out_of_fold_evidence(records: Sequence[Record], fits: dict[str, dict[str, Fit]]) -> list[dict[str, Any]]:
     """Evidence per record as fusion takes it, with weights that had not seen the record's source.
 
     Args:
         records: the records of `fits`.
         fits: from `fit_all`.
-        only: indexes of the records that are wanted.
     """
     weights = record_weights(records)
     return [
@@ -260,7 +261,6 @@ def out_of_fold_evidence(
             ],
         }
         for i, record in enumerate(records)
-        if i in only
     ]
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from serving.errors import MaifsError, Reason
 from vision_service.domain import HeatMap, Observation, Outcome, Test, Tool
-from vision_service.laundering import FORGERIES, RUNGS
+from vision_service.laundering import COPIES, FORGERIES, RUNGS
 
 LABELS = ("authentic", "manipulated", "ai_generated")
 """The three classes as a manifest names them."""
@@ -177,7 +177,7 @@ def observe_all(
 
     Args:
         items: the pictures.
-        rungs: names from `laundering.RUNGS` and `laundering.FORGERIES` (the latter for authentic pictures only).
+        rungs: names from `laundering.COPIES`; those that are not in `RUNGS` for authentic pictures only.
         cache: folder of one JSON-lines file per suite and version of its code.
         suites: where the tools are found.
         processes: worker processes, each with one torch thread.
@@ -261,7 +261,7 @@ def _observe_copy(task: Task) -> list[tuple[str, str, dict[str, Any]]]:
     item, rung, key, suites = task
     data = item.path.read_bytes()
     try:
-        substrate = decode((RUNGS.get(rung) or FORGERIES[rung])(data), DecodeLimits())
+        substrate = decode(COPIES[rung](data), DecodeLimits())
     except MaifsError as error:
         print(f"{item.path.name} ({rung}) left out: {error}", file=sys.stderr)
         return [(suite, key, {"error": str(error)}) for suite in suites]

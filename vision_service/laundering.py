@@ -43,11 +43,6 @@ def launder(data: bytes) -> bytes:
     return encode_jpeg(np.asarray(_downscaled(data, 1024)), 85)
 
 
-def resave(data: bytes) -> bytes:
-    """Same pixels saved again as JPEG quality 92, 4:4:4, no metadata."""
-    return encode_jpeg(decode_rgb(data), 92, "4:4:4")
-
-
 def jpeg75(data: bytes) -> bytes:
     """Same size, JPEG quality 75, no metadata."""
     return encode_jpeg(decode_rgb(data), 75)
@@ -70,6 +65,12 @@ def screenshot(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def resave(data: bytes) -> bytes:
+    """The crop that the forgeries start from, unchanged, saved as JPEG 80..97: what a forgery must differ from."""
+    rgb, rng = _crop(data)
+    return _save(rgb, rng)
+
+
 def splice(data: bytes) -> bytes:
     """A region is replaced by resampled, lightly denoised content from elsewhere in the picture; saved as JPEG 80..97.
 
@@ -85,7 +86,7 @@ def splice(data: bytes) -> bytes:
         donor = cv2.GaussianBlur(donor, (0, 0), float(rng.uniform(0.5, 1.2)))
     mask = _blob(height, width, rng)[..., None]
     mixed = np.rint(rgb * (1 - mask) + donor * mask).astype(np.uint8)
-    return encode_jpeg(mixed, int(rng.integers(80, 98)), ("4:2:0", "4:4:4")[int(rng.integers(2))])
+    return _save(mixed, rng)
 
 
 def copy_move(data: bytes) -> bytes:
@@ -102,7 +103,11 @@ def copy_move(data: bytes) -> bytes:
     moved = cv2.warpAffine(rgb, matrix, (width, height), flags=cv2.INTER_CUBIC)
     moved_mask = cv2.warpAffine(mask, matrix, (width, height))[..., None]
     mixed = np.rint(rgb * (1 - moved_mask) + moved * moved_mask).astype(np.uint8)
-    return encode_jpeg(mixed, int(rng.integers(80, 98)), ("4:2:0", "4:4:4")[int(rng.integers(2))])
+    return _save(mixed, rng)
+
+
+def _save(rgb: ByteArray, rng: np.random.Generator) -> bytes:
+    return encode_jpeg(rgb, int(rng.integers(80, 98)), ("4:2:0", "4:4:4")[int(rng.integers(2))])
 
 
 def _crop(data: bytes) -> tuple[ByteArray, np.random.Generator]:
@@ -130,12 +135,17 @@ def _blob(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.f
 RUNGS: Mapping[str, Callable[[bytes], bytes]] = {
     "native": lambda data: data,
     "laundered": launder,
-    "resaved": resave,
     "jpeg75": jpeg75,
     "webp": webp,
     "screenshot": screenshot,
 }
 """Later histories that keep a picture's label."""
 
+CONTROLS: Mapping[str, Callable[[bytes], bytes]] = {"resaved": resave}
+"""Made of authentic pictures only, which they stay."""
+
 FORGERIES: Mapping[str, Callable[[bytes], bytes]] = {"splice": splice, "copy_move": copy_move}
 """Forgeries; made of authentic pictures only, their label is "manipulated"."""
+
+COPIES: Mapping[str, Callable[[bytes], bytes]] = {**RUNGS, **CONTROLS, **FORGERIES}
+"""All of them by name."""
