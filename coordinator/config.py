@@ -1,0 +1,93 @@
+"""Settings of the coordinator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coordinator.fusion import Posterior
+from serving.server import ServerConfig
+
+MIB = 1024 * 1024
+LANGUAGES = ("en", "ko")
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Prior probabilities; all three or none. Without them those of the fusion file count."""
+
+    authentic: float | None = None
+    manipulated: float | None = None
+    ai_generated: float | None = None
+
+    def faults(self) -> list[str]:
+        """See serving.config."""
+        values = [self.authentic, self.manipulated, self.ai_generated]
+        given = [value for value in values if value is not None]
+        if not given:
+            return []
+        if len(given) < len(values):
+            return ["prior: set authentic, manipulated and ai_generated together or none of them"]
+        if min(given) <= 0 or abs(sum(given) - 1.0) > 1e-6:
+            return [f"prior: the three must be above 0 and add up to 1; they add up to {sum(given):g}"]
+        return []
+
+    def posterior(self) -> Posterior | None:
+        """The prior for fusion; None when not set."""
+        if self.authentic is None or self.manipulated is None or self.ai_generated is None:
+            return None
+        return Posterior(self.authentic, self.manipulated, self.ai_generated)
+
+
+@dataclass(frozen=True)
+class CoordinatorConfig:
+    """Table [coordinator]."""
+
+    server: ServerConfig = field(default_factory=lambda: ServerConfig("unix:/run/maifs/coordinator.sock"))
+    """How the service listens."""
+    vision_address: str = "unix:/run/maifs/vision.sock"
+    """The vision service."""
+    llm_address: str = "unix:/run/maifs/llm.sock"
+    """The language-model service; empty: none, the rules write every explanation."""
+    item_timeout_s: float = 300.0
+    """Most seconds that the vision service may take for one picture, from the moment it is sent there."""
+    llm_timeout_s: float = 60.0
+    """Most seconds that an explanation may take after the tools have ended, the wait for a turn included."""
+    max_image_bytes: int = 128 * MIB
+    """Largest file."""
+    max_open_items: int = 32
+    """Items of one stream that may be open at a time."""
+    max_held_bytes: int = 512 * MIB
+    """Encoded pictures held over all calls; more is refused with QUEUE_FULL."""
+    vision_concurrency: int = 4
+    """Pictures that are with the vision service at a time; the others wait here as encoded bytes."""
+    llm_concurrency: int = 16
+    """Explanations that are with the language model at a time; it batches them itself."""
+    llm_max_tokens: int = 320
+    """Most tokens of one explanation; the JSON schema bounds the text below that."""
+    language: str = "en"
+    """Language of reports: "en" or "ko"."""
+    fusion_file: Path | None = None
+    """Fitted weights and policy; the packaged file when not set."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """Prior probabilities in place of the fusion file's."""
+
+    def faults(self) -> list[str]:
+        """See serving.config."""
+        found = [] if self.vision_address else ["vision_address must not be empty"]
+        for name in ("item_timeout_s", "llm_timeout_s"):
+            value = getattr(self, name)
+            if not 0 < value < 86_400:
+                found.append(f"{name} = {value}: must be above 0 and below a day")
+        for name in ("max_image_bytes", "max_open_items", "vision_concurrency", "llm_concurrency"):
+            if getattr(self, name) < 1:
+                found.append(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.max_held_bytes < self.max_image_bytes:
+            found.append(
+                f"max_held_bytes = {self.max_held_bytes}: must be at least max_image_bytes ({self.max_image_bytes})"
+            )
+        if not 64 <= self.llm_max_tokens <= 8192:
+            found.append(f"llm_max_tokens = {self.llm_max_tokens}: must be between 64 and 8192")
+        if self.language not in LANGUAGES:
+            found.append(f"language = {self.language!r}: must be one of {', '.join(LANGUAGES)}")
+        return found

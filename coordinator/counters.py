@@ -1,0 +1,51 @@
+"""How many pictures are open, done and failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from serving.errors import MaifsError, Reason
+
+
+@dataclass
+class Counters:
+    """Of one coordinator since its start."""
+
+    open: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+@dataclass
+class CallCounter:
+    """The part of one call. `close` forgets the items that a broken call left open."""
+
+    totals: Counters
+    _open: set[str] = field(default_factory=set)
+
+    def accepted(self, item_id: str) -> None:
+        """An item was admitted."""
+        self._open.add(item_id)
+        self.totals.open += 1
+
+    def completed(self, item_id: str) -> None:
+        """An item has its report."""
+        self._end(item_id)
+        self.totals.completed += 1
+
+    def failed(self, item_id: str, error: MaifsError) -> None:
+        """An item has its error. One that the client cancelled did not fail."""
+        if error.reason is not Reason.DUPLICATE_ITEM:  # the item that bears the id goes on
+            self._end(item_id)
+        if error.reason is not Reason.CANCELLED:
+            self.totals.failed += 1
+
+    def _end(self, item_id: str) -> None:
+        if item_id in self._open:
+            self._open.discard(item_id)
+            self.totals.open -= 1
+
+    def close(self) -> None:
+        """The call is over."""
+        self.totals.open -= len(self._open)
+        self._open.clear()

@@ -1,0 +1,109 @@
+"""The prompt: a constant system message, which prefix caching serves, and a compact table of the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from coordinator.case import Case, Finding
+from coordinator.explanation.catalogue import Catalogue, number, percent
+from coordinator.explanation.untrusted import harmless
+from coordinator.llm_client import Message
+
+PROMPT_VERSION = "v1"
+"""Folder of the prompt texts; part of every report. A changed text is a new version."""
+
+MAX_MEASUREMENTS = 6
+"""Measurements shown of a detected finding."""
+MAX_DETAILS = 3
+"""Untrusted texts shown of a finding; each at most 60 characters."""
+_DETAIL_LIMIT = 60
+_LANGUAGES = {"en": "English", "ko": "Korean"}
+_VERDICTS = {
+    "authentic": "AUTHENTIC (camera photo left as it was)",
+    "manipulated": "MANIPULATED (photo edited after capture)",
+    "ai_generated": "AI_GENERATED (made by a generative model)",
+    "uncertain": "UNCERTAIN (the evidence does not carry a conclusion)",
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One conversation for one case."""
+
+    messages: tuple[Message, ...]
+    version: str = PROMPT_VERSION
+
+
+@cache
+def prefix() -> tuple[Message, ...]:
+    """The messages that all conversations share."""
+    path = Path(__file__).parent / "prompts" / PROMPT_VERSION / "system.txt"
+    return (Message("system", path.read_text(encoding="utf-8").strip()),)
+
+
+def make_prompt(case: Case, words: Catalogue, *, brief: bool = False) -> Prompt:
+    """The conversation about a case.
+
+    The file's name is left out: it says nothing about the picture and is the easiest place for an instruction.
+
+    Args:
+        case: the evidence.
+        words: catalogue of the report's language, whose sentence for each detected finding is shown.
+        brief: leaves out the tests that found nothing, for a model whose context is too short for the whole table.
+    """
+    lines = [
+        f"VERDICT: {_VERDICTS[case.fusion.verdict]}, probability {percent(case.fusion.probability)}",
+        f"FILE: {_file(case)}",
+        "",
+        *_table(case, words, brief=brief),
+        "",
+        f"Write the JSON explanation in {_LANGUAGES[words.language]}.",
+    ]
+    return Prompt((*prefix(), Message("user", "\n".join(lines))))
+
+
+def _file(case: Case) -> str:
+    file = case.file
+    quality = f", JPEG quality {file.jpeg_quality}" if file.jpeg_quality else ""
+    return f"{harmless(file.format, 12)}, {file.width_px} x {file.height_px} px{quality}"
+
+
+def _table(case: Case, words: Catalogue, *, brief: bool) -> Iterable[str]:
+    detected = [f for f in case.findings() if f.tested and f.detected]
+    nothing = [f for f in case.findings() if f.tested and not f.detected]
+    idle = [f for f in case.findings() if not f.tested]
+    yield "DETECTED:" if detected else "DETECTED: none"
+    for finding in detected:
+        yield from _row(finding, case, words)
+    if brief:
+        return
+    yield "NOT DETECTED:" if nothing else "NOT DETECTED: none"
+    yield from (f"[{f.id}] {words.title(f.id)}; score {number(f.score)}" for f in nothing)
+    if idle:
+        yield "NOT TESTED: " + ", ".join(f.id for f in idle)
+
+
+def _row(finding: Finding, case: Case, words: Catalogue) -> Iterable[str]:
+    numbers = [f"score {number(finding.score)}"]
+    if finding.log10_nfa is not None:
+        numbers.append(f"log10_nfa {number(finding.log10_nfa)}")
+    numbers.append(
+        f"weight edited {_signed(finding.log10_lr_manipulated)}, AI {_signed(finding.log10_lr_ai_generated)}"
+    )
+    numbers += [f"{m.name} {number(m.value)} {m.unit}" for m in finding.measurements[:MAX_MEASUREMENTS]]
+    if finding.regions:
+        numbers.append(f"place: {words.place(finding.regions[0], case)}")
+    yield f"[{finding.id}] {'; '.join(numbers)}"
+    yield f"  means: {words.finding(finding)}"
+    texts = [
+        f"{harmless(n, 24)} «{harmless(t, _DETAIL_LIMIT)}»" for n, t in list(finding.details.items())[:MAX_DETAILS]
+    ]
+    if texts:
+        yield f"  from the file: {', '.join(texts)}"
+
+
+def _signed(log10_lr: float) -> str:
+    return f"{log10_lr:+.2f}"
