@@ -50,7 +50,8 @@ class JpegData:
     """Coefficients and tables of one JPEG file."""
 
     luma: npt.NDArray[np.int16]
-    """Quantised luminance coefficients, shape (block rows, block columns, 8, 8), natural order [vertical, horizontal]."""
+    """Quantised luminance coefficients, shape (block rows, block columns, 8, 8), natural order [vertical,
+    horizontal]."""
     chroma: tuple[npt.NDArray[np.int16], ...]
     """Quantised Cb and Cr coefficients in the same layout; empty for grey."""
     tables: tuple[npt.NDArray[np.int64], ...]

@@ -57,13 +57,14 @@ class Substrate:
 
     @cached_property
     def jpeg(self) -> JpegData | None:
-        """Quantised DCT coefficients and tables; None when the file is not a JPEG or its coefficients cannot be read."""
+        """Quantised DCT coefficients and tables; None when the file is no JPEG or they cannot be read."""
         return read_jpeg(self.data) if self.container.format == "JPEG" else None
 
     @cached_property
     def stratum(self) -> str:
         """Quality class for calibration: "small" (below 0.2 MP), "lossless" (not JPEG and not lossy WebP/AVIF/HEIF),
-        "jpeg-high" (quality >= 90), "jpeg-mid" (75..89), "jpeg-low" (below 75), "lossy-other"."""
+        "jpeg-high" (quality >= 90), "jpeg-mid" (75..89), "jpeg-low" (below 75), "lossy-other".
+        """
         if self.width_px * self.height_px < 200_000:
             return "small"
         if self.jpeg is not None:

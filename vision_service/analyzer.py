@@ -1,0 +1,151 @@
+"""Runs the tools over pictures: decoding and tools in worker threads, results as each tool ends. Knows no gRPC.
+
+Work is scheduled by (picture, tool): one picture alone gets its tools in parallel; many pictures keep every worker
+busy. At most `workers` pictures are in decoded form at a time; the others wait as encoded bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from serving.errors import MaifsError, Reason
+from vision_service.calibration import Calibration
+from vision_service.decode import DecodeLimits, decode
+from vision_service.domain import HeatMap, Tool, ToolName, ToolResult
+from vision_service.runner import run_tool
+from vision_service.substrate import Substrate
+from vision_service.tools import TOOLS
+from vision_service.tools.spatial.fused_map import fuse_maps
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Everything the tools say of one picture."""
+
+    substrate: Substrate
+    results: tuple[ToolResult, ...]
+    """In the order of the tools."""
+    timings_s: dict[str, float]
+    """Wall seconds by phase: "queue", "decode", "substrate", one per tool, "total"."""
+    fused_map: HeatMap | None
+
+
+class Analyzer:
+    """The tools behind a queue.
+
+    Args:
+        limits: what is refused.
+        device: where tensors live.
+        workers: threads.
+        max_queued: items that may wait.
+        calibration: weights of evidence.
+        tools: the tools to run.
+    """
+
+    def __init__(
+        self,
+        limits: DecodeLimits,
+        device: torch.device,
+        workers: int,
+        max_queued: int,
+        calibration: Calibration,
+        tools: Sequence[Tool] = TOOLS,
+    ) -> None:
+        self.limits, self.device, self.calibration = limits, device, calibration
+        self.tools = {tool.name: tool for tool in tools}
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vision")
+        self._decoded = asyncio.Semaphore(workers)
+        self._max_queued = max_queued
+        self.waiting = 0
+        """Items admitted whose decoding has not begun."""
+
+    async def analyze(self, data: bytes, names: Sequence[ToolName] = ()) -> AsyncIterator[ToolResult | Analysis]:
+        """Yields each tool's result as it ends, then the analysis.
+
+        Args:
+            data: the encoded file.
+            names: tools to run; all when empty.
+
+        Raises:
+            MaifsError: QUEUE_FULL, or what `decode` raises.
+        """
+        if self.waiting >= self._max_queued:
+            raise MaifsError(
+                Reason.QUEUE_FULL,
+                f"{self.waiting} pictures are waiting, the limit.",
+                "Send the picture again after the delay.",
+                retry_after_s=2.0,
+            )
+        start = time.perf_counter()
+        self.waiting += 1
+        try:
+            await self._decoded.acquire()
+        finally:
+            self.waiting -= 1
+        queue_s = time.perf_counter() - start
+        running: set[asyncio.Future[ToolResult]] = set()
+        try:
+            substrate, timings_s = await self._run(lambda: _prepare(data, self.limits, self.device))
+            chosen = [tool for name, tool in self.tools.items() if not names or name in names]
+            running = {self._run_tool(tool, substrate) for tool in chosen}
+            results: dict[ToolName, ToolResult] = {}
+            for next_result in asyncio.as_completed(running):
+                result = await next_result
+                results[result.tool] = result
+                yield result
+            ordered = tuple(results[tool.name] for tool in chosen)
+            timings_s |= {result.tool.value: result.duration_s for result in ordered}
+            fused_map = await self._run(lambda: _fuse(ordered, substrate))
+            timings_s |= {"queue": queue_s, "total": time.perf_counter() - start}
+            yield Analysis(substrate, ordered, timings_s, fused_map)
+        finally:
+            await _settle(running)
+            self._decoded.release()
+
+    def _run(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _run_tool(self, tool: Tool, substrate: Substrate) -> asyncio.Future[ToolResult]:
+        return self._run(lambda: run_tool(tool, substrate, self.calibration))
+
+    def close(self) -> None:
+        """Ends the workers after the work in hand."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+async def _settle(running: set[asyncio.Future[ToolResult]]) -> None:
+    """Waits for tools that an abandoned picture left running: a thread cannot be stopped, and its memory counts."""
+    for future in running:
+        future.cancel()
+    unfinished = [future for future in running if not future.done()]
+    if unfinished:
+        await asyncio.shield(asyncio.wait(unfinished))
+
+
+def _prepare(data: bytes, limits: DecodeLimits, device: torch.device) -> tuple[Substrate, dict[str, float]]:
+    """Decodes, and computes what several tools would otherwise compute at the same moment."""
+    start = time.perf_counter()
+    substrate = decode(data, limits, device)
+    decoded = time.perf_counter()
+    _ = substrate.luma, substrate.jpeg, substrate.stratum, substrate.sha256
+    return substrate, {"decode": decoded - start, "substrate": time.perf_counter() - decoded}
+
+
+def _fuse(results: Sequence[ToolResult], substrate: Substrate) -> HeatMap | None:
+    weighted = [
+        (finding.observation.heat_map, max(finding.manipulated.log10_lr, finding.ai_generated.log10_lr))
+        for result in results
+        for finding in result.findings
+        if finding.observation.heat_map is not None
+    ]
+    counting = [(heat_map, weight) for heat_map, weight in weighted if heat_map is not None and weight > 0]
+    return fuse_maps(counting, substrate.height_px, substrate.width_px) if counting else None

@@ -1,0 +1,44 @@
+"""Settings of the vision service."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.server import ServerConfig
+from vision_service.decode import DecodeLimits
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The [vision] table."""
+
+    server: ServerConfig = field(default_factory=lambda: ServerConfig(address="unix:/run/maifs/vision.sock"))
+    """How it listens."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """What is refused before it is decoded."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:N", or "auto": the first CUDA device when there is one, else the CPU."""
+    workers: int = field(default_factory=lambda: max(1, len(os.sched_getaffinity(0))))
+    """Threads that decode and run tools; pictures in decoded form at a time."""
+    max_queued_items: int = 256
+    """Items that may wait, over all calls, before new ones are refused."""
+    max_open_items_per_stream: int = 64
+    """Items of one stream that may be open at a time."""
+    max_held_bytes: int = 1024 * 1024 * 1024
+    """Encoded bytes held over all calls before new items are refused."""
+    calibration_file: Path | None = None
+    """Calibration made by `python -m vision_service.calibrate`; the packaged one when not set."""
+
+    def faults(self) -> list[str]:
+        """See serving.config."""
+        found = []
+        for name in ("workers", "max_queued_items", "max_open_items_per_stream", "max_held_bytes"):
+            if getattr(self, name) < 1:
+                found.append(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.device not in {"auto", "cpu", "cuda"} and not self.device.removeprefix("cuda:").isdigit():
+            found.append(f"device = {self.device!r}: must be auto, cpu, cuda or cuda:N")
+        if self.calibration_file and not self.calibration_file.is_file():
+            found.append(f"calibration_file = {self.calibration_file}: no such file")
+        return found

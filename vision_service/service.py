@@ -1,0 +1,80 @@
+"""The vision service as `serving.server.serve` runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+
+import grpc
+import numpy as np
+import torch
+from PIL import Image
+
+from maifs.vision.v1 import vision_pb2_grpc
+from serving.errors import MaifsError, Reason
+from vision_service.analyzer import Analysis, Analyzer
+from vision_service.calibration import Calibration
+from vision_service.config import VisionConfig
+from vision_service.device import choose_device, describe_device
+from vision_service.domain import Outcome
+from vision_service.servicer import VisionServicer
+
+_log = logging.getLogger(__name__)
+
+
+class VisionService:
+    """Four tools on one device."""
+
+    grpc_names = ("maifs.vision.v1.VisionService",)
+
+    def __init__(self, config: VisionConfig) -> None:
+        device = choose_device(config.device)
+        torch.set_num_threads(1)  # the workers are the parallelism; nested pools fight over the same cores
+        self._analyzer = Analyzer(
+            config.limits, device, config.workers, config.max_queued_items, Calibration.load(config.calibration_file)
+        )
+        self._config = config
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """See serving.server.Service."""
+        vision_pb2_grpc.add_VisionServiceServicer_to_server(VisionServicer(self._analyzer, self._config), server)
+
+    async def start(self) -> None:
+        """Passes a picture through all tools: imports, kernels and caches are warm before the first client comes.
+
+        Raises:
+            MaifsError: INTERNAL when a test fails on it.
+        """
+        async for event in self._analyzer.analyze(await asyncio.to_thread(_warm_up_picture)):
+            if isinstance(event, Analysis):
+                broken = [
+                    f"{finding.id}: {finding.observation.reason}"
+                    for result in event.results
+                    for finding in result.findings
+                    if finding.observation.outcome is Outcome.FAILED
+                ]
+                if broken:
+                    raise MaifsError(Reason.INTERNAL, f"The warm-up picture broke {'; '.join(broken)}.")
+                seconds = round(event.timings_s["total"], 2)
+                _log.info("warm", extra={"device": describe_device(self._analyzer.device), "seconds": seconds})
+
+    async def wait_failed(self) -> MaifsError:
+        """Never returns: the tools have no state that could break for good."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def stop(self) -> None:
+        """See serving.server.Service."""
+        await asyncio.to_thread(self._analyzer.close)
+
+
+def _warm_up_picture() -> bytes:
+    """A textured JPEG of 512 x 512."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((512, 512), Image.Resampling.BICUBIC)
+    noisy = np.asarray(image, dtype=np.float32) + rng.normal(0, 3, (512, 512, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
