@@ -76,7 +76,7 @@ def outcome(events: Events, item_id: str) -> str:
     info = error_details_pb2.ErrorInfo()
     assert last[0].error.details[0].Unpack(info)
     assert last[0].error.message
-    return info.reason
+    return str(info.reason)
 
 
 def test_one_picture_gets_a_result_from_each_of_the_four_tools(
