@@ -1,0 +1,55 @@
+"""Runs a module as a process that ends with the process that started it: `python -m coordinator.attached MODULE ARGS`.
+
+Standard input must be a pipe whose other end the parent holds open. When the parent dies, however it dies, the kernel
+closes that end: the process gets SIGTERM and, if it has not ended after `GRACE_S`, its whole process group is killed,
+so that processes which the module started go too. The parent must therefore start it in a session of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+
+GRACE_S = 10.0
+"""Seconds between SIGTERM and SIGKILL after the parent's death."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def attach() -> None:
+    """Ties this process to its parent's life.
+
+    The kernel's own signal (prctl, Linux) reaches the process even while the interpreter is busy inside a C library,
+    but ends neither a stuck process nor its children; the thread does.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def main() -> None:
+    """See module."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m coordinator.attached MODULE [ARGUMENT...]")
+    if os.getpgrp() != os.getpid():
+        sys.exit("coordinator.attached: must be started in a session of its own")
+    attach()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""coordinator-cli: analyses pictures from the command line."""

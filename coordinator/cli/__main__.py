@@ -1,0 +1,21 @@
+"""The command `coordinator-cli`, also `python -m coordinator.cli`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from coordinator.cli.app import app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        app(args=None if argv is None else list(argv), prog_name="coordinator-cli")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1 if end.code else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""`coordinator-cli analyze`: files in, reports out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.cli.client import Event, Failed, Reported, RunOptions, StreamRun
+from coordinator.cli.clock import RunClock
+from coordinator.cli.output import OutputFolder
+from coordinator.cli.progress import Display
+from coordinator.cli.sources import Collection, Source
+from coordinator.cli.target import choose, find_model, status_of
+from coordinator.cli.terminal import Terminal
+from coordinator.embedded import EmbeddedOptions, EmbeddedServices, embedded_services
+from coordinator.render.document import error_document, report_document
+from coordinator.render.labels import Labels
+from coordinator.render.schema import Document
+from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
+from serving.channel import open_channel
+from serving.errors import ExitCode, MaifsError, Reason
+from serving.requests import current_request_id, new_request_id
+
+Stub = coordinator_pb2_grpc.CoordinatorServiceAsyncStub
+
+DEFAULT_CONCURRENCY = 8
+EMBEDDED_LLM_WAIT_S = 300.0
+"""Seconds that a language model of our own has to load before the pictures are analysed without it."""
+_POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class AnalyzeSettings:
+    """The options of the command."""
+
+    address: str | None
+    use_llm: bool
+    llm_wait_s: float | None
+    concurrency: int | None
+    lang: str
+    out: Path | None
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """The coordinator of this run."""
+
+    address: str
+    services: EmbeddedServices | None
+
+
+class Analysis:
+    """One run of the command."""
+
+    def __init__(self, settings: AnalyzeSettings, terminal: Terminal, display: Display) -> None:
+        self._settings, self._terminal, self._display = settings, terminal, display
+        self._labels = Labels(settings.lang)
+        self.clock = RunClock()
+        self.worst = ExitCode.OK
+        self.done_count = 0
+
+    async def run(self, found: Collection) -> ExitCode:
+        """Analyses everything.
+
+        Returns:
+            OK, ITEMS_FAILED or, when the coordinator was lost on the way, UNREACHABLE.
+
+        Raises:
+            MaifsError: when nothing could be begun.
+        """
+        _cancel_on_sigterm()
+        current_request_id.set(new_request_id())
+        output = OutputFolder(self._settings.out, self._labels) if self._settings.out else None
+        async with self._coordinator() as coordinator, open_channel(coordinator.address) as channel:
+            stub: Stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
+            status = await status_of(stub, coordinator.address)
+            if self._settings.use_llm:
+                await self._wait_for_model(coordinator, stub)
+            options = self._run_options(status.limits)
+            self._display.begin(len(found.sources))
+            self.clock.mark("sending")
+            stream = StreamRun(stub, coordinator.address, found.sources, options)
+            async with contextlib.aclosing(stream.events()) as events:
+                async for event in events:
+                    await self._take(event, found.sources, output)
+            self.clock.mark("last_report")
+        if coordinator.services:
+            self.clock.mark("stopped")
+        self._display.close()
+        if output and (index := output.write_index()):
+            self._terminal.note(f"Index: {index}")
+        return self.worst
+
+    @contextlib.asynccontextmanager
+    async def _coordinator(self) -> AsyncIterator[Coordinator]:
+        choice = await choose(self._settings.address)
+        if choice.note:
+            self._terminal.note(f"{choice.note} Starting services for this run.")
+        if choice.address:
+            yield Coordinator(choice.address, None)
+            return
+        model = find_model() if self._settings.use_llm else None
+        options = EmbeddedOptions(llm_model=model, language=self._settings.lang)
+        async with embedded_services(options, self._display.service) as services:
+            self.clock.mark("services")
+            yield Coordinator(services.address, services)
+
+    async def _wait_for_model(self, coordinator: Coordinator, stub: Stub) -> None:
+        """Waits as long as --llm-wait allows; goes on without the model after that."""
+        default = EMBEDDED_LLM_WAIT_S if coordinator.services else 0.0
+        wait_s = default if self._settings.llm_wait_s is None else self._settings.llm_wait_s
+        if wait_s <= 0:
+            return
+        error = None
+        if coordinator.services:
+            error = await coordinator.services.wait_llm(wait_s)
+        if error is None:
+            error = await _model_seen(stub, coordinator.address, wait_s)
+        self.clock.mark("model")
+        if error is not None:
+            self._terminal.note(f"Going on without the language model: {error}")
+
+    def _run_options(self, limits: coordinator_pb2.CoordinatorLimits) -> RunOptions:
+        allowed = max(1, limits.max_items_per_stream_count or DEFAULT_CONCURRENCY)
+        wanted = self._settings.concurrency or DEFAULT_CONCURRENCY
+        if self._settings.concurrency and wanted > allowed:
+            self._terminal.note(f"--concurrency {wanted} is above the coordinator's limit; using {allowed}.")
+        return RunOptions(
+            concurrency=min(wanted, allowed),
+            max_image_bytes=limits.max_image_bytes or 2**63 - 1,
+            analyze=coordinator_pb2.AnalyzeOptions(skip_llm=not self._settings.use_llm),
+        )
+
+    async def _take(self, event: Event, sources: Sequence[Source], output: OutputFolder | None) -> None:
+        self.clock.event(event)
+        self._display.event(event)
+        if isinstance(event, Reported | Failed):
+            document = await asyncio.to_thread(self._document, event, sources[event.index], output)
+            self.done_count += 1
+            self._terminal.show(document)
+
+    def _document(self, event: Reported | Failed, source: Source, output: OutputFolder | None) -> Document:
+        error = event.error if isinstance(event, Failed) else None
+        try:
+            if isinstance(event, Reported):
+                if output:
+                    return output.write_report(event.index, source, event.report)
+                return report_document(event.report, source.display)
+        except MaifsError as fault:
+            error = fault
+        assert error is not None
+        self._note_exit(error)
+        if output:
+            with contextlib.suppress(MaifsError):  # the error itself is shown; a full disk must not hide it
+                return output.write_error(event.index, source, error)
+        return error_document(error, source.display)
+
+    def _note_exit(self, error: MaifsError) -> None:
+        lost = {Reason.BACKEND_UNAVAILABLE, Reason.SHUTTING_DOWN}
+        code = ExitCode.UNREACHABLE if error.reason in lost else ExitCode.ITEMS_FAILED
+        self.worst = max(self.worst, code)
+
+
+async def _model_seen(stub: Stub, address: str, wait_s: float) -> MaifsError | None:
+    """Waits until the coordinator itself finds the model ready."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + wait_s
+    while True:
+        status = await status_of(stub, address)
+        backend = next((b for b in status.backends if b.name == "llm"), None)
+        if backend is None or backend.state == coordinator_pb2.BACKEND_STATE_DISABLED:
+            return MaifsError(Reason.BACKEND_UNAVAILABLE, "the coordinator is configured without one.")
+        if backend.state == coordinator_pb2.BACKEND_STATE_SERVING:
+            return None
+        if clock() >= end:
+            return MaifsError(Reason.BACKEND_UNAVAILABLE, f"not ready after {wait_s:.0f} s: {backend.reason}")
+        await asyncio.sleep(_POLL_S)
+
+
+def _cancel_on_sigterm() -> None:
+    """SIGTERM ends the run as Ctrl-C does: the services of our own are stopped, the exit code says interrupted."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

@@ -1,0 +1,90 @@
+"""`coordinator-cli status`: backends, devices, queue and limits."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.cli.target import ADDRESS_VARIABLE, DEFAULT_ADDRESS, status_of
+from coordinator.render.phrases import file_size, printable
+from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
+from serving.channel import open_channel
+
+_STATES = {
+    coordinator_pb2.BACKEND_STATE_SERVING: ("serving", "green"),
+    coordinator_pb2.BACKEND_STATE_NOT_SERVING: ("not_serving", "yellow"),
+    coordinator_pb2.BACKEND_STATE_UNREACHABLE: ("unreachable", "red"),
+    coordinator_pb2.BACKEND_STATE_DISABLED: ("disabled", "dim"),
+}
+
+
+def address_of(address: str | None) -> str:
+    """The coordinator to ask: the one given, else MAIFS_ADDRESS, else this host's."""
+    return address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+
+
+async def fetch(address: str) -> coordinator_pb2.GetStatusResponse:
+    """Asks once, without patience for a service that is not there.
+
+    Raises:
+        MaifsError: BACKEND_UNAVAILABLE.
+    """
+    async with open_channel(address) as channel:
+        return await status_of(coordinator_pb2_grpc.CoordinatorServiceStub(channel), address, patience_s=3.0)
+
+
+def to_document(address: str, status: coordinator_pb2.GetStatusResponse) -> dict[str, object]:
+    """JSON form; docs/cli.md lists the fields."""
+    return {
+        "address": address,
+        "service_version": status.service_version,
+        "uptime_s": status.uptime_seconds,
+        "open_items_count": status.open_items_count,
+        "held_bytes": status.held_bytes,
+        "completed_items_count": status.completed_items_count,
+        "failed_items_count": status.failed_items_count,
+        "limits": {
+            "max_image_bytes": status.limits.max_image_bytes,
+            "max_items_per_stream_count": status.limits.max_items_per_stream_count,
+            "max_held_bytes": status.limits.max_held_bytes,
+        },
+        "backends": [
+            {
+                "name": backend.name,
+                "address": backend.address,
+                "state": _STATES.get(backend.state, ("unknown", ""))[0],
+                "description": backend.description,
+                "reason": backend.reason,
+                "devices": list(backend.devices),
+            }
+            for backend in status.backends
+        ],
+    }
+
+
+def show(address: str, status: coordinator_pb2.GetStatusResponse, console: Console) -> None:
+    """Prints it for people."""
+    console.print(Text(f"Coordinator {status.service_version} at {address}, up {_duration(status.uptime_seconds)}"))
+    table = Table("Backend", "State", "Address", "Runs", "Devices", box=None, padding=(0, 2, 0, 0))
+    for backend in status.backends:
+        word, style = _STATES.get(backend.state, ("unknown", ""))
+        runs = backend.description or backend.reason
+        cells = (backend.address, runs, ", ".join(backend.devices))
+        table.add_row(backend.name, Text(word, style=style), *(Text(printable(cell)) for cell in cells))
+    console.print(table)
+    limits = status.limits
+    console.print(
+        f"Open items {status.open_items_count} (at most {limits.max_items_per_stream_count} per stream), "
+        f"holding {file_size(status.held_bytes)} of {file_size(limits.max_held_bytes)}; "
+        f"largest file {file_size(limits.max_image_bytes)}"
+    )
+    console.print(f"Since the start: {status.completed_items_count} reports, {status.failed_items_count} failed")
+
+
+def _duration(uptime_s: float) -> str:
+    hours, rest = divmod(int(uptime_s), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,254 @@
+"""Self-contained HTML: one page per picture, one index over many. Nothing in a page comes from elsewhere.
+
+All text is escaped by the template engine; beyond that a content security policy lets no script or style run but the
+page's own, named by digest. Facts are in the page without JavaScript.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import urllib.parse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from coordinator.render import phrases
+from coordinator.render.document import FUSED_MAP
+from coordinator.render.labels import Labels
+from coordinator.render.picture import Overlay, Preview, overlay
+from coordinator.render.schema import Document, Finding, HeatMap, ReportDocument, Sentence
+from maifs.common.v1 import finding_pb2
+
+VERDICTS = ("authentic", "manipulated", "ai_generated", "uncertain")
+SYMBOLS = {"authentic": "✓", "manipulated": "✎", "ai_generated": "✦", "uncertain": "?", "failed": "!"}
+"""A sign per verdict, so that colour is not the only difference."""
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True, eq=False)
+class MapLayer:
+    """A heat map of the page."""
+
+    key: str
+    name: str
+    meaning: str
+    significant: bool
+    overlay: Overlay
+    shown: bool
+    """Whether it lies over the picture when the page opens."""
+
+
+@dataclass(frozen=True)
+class MarkedRegion:
+    """A numbered rectangle of the page."""
+
+    number: int
+    finding_id: str
+    name: str
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, eq=False)
+class IndexEntry:
+    """One row of the index."""
+
+    path: str
+    verdict: str
+    """A verdict or "failed"."""
+    probability: float | None
+    note: str
+    """What was found, or the error."""
+    html_file: str
+    dimensions: str
+    thumbnail: bytes
+
+    @classmethod
+    def of(cls, document: Document, thumbnail: bytes) -> IndexEntry:
+        """The row of a picture.
+
+        Args:
+            document: its report or error.
+            thumbnail: small JPEG; may be empty.
+        """
+        if document["status"] == "error":
+            error = document["error"]
+            note = f"{error['reason']}: {error['message']}"
+            return cls(document["path"], "failed", None, note, "", "", thumbnail)
+        found = [phrases.test_name(f["id"]) for tool in document["tools"] for f in tool["findings"] if f["detected"]]
+        image = document["image"]
+        return cls(
+            path=document["path"],
+            verdict=document["verdict"],
+            probability=document["probability"],
+            note=", ".join(found),
+            html_file=document["html_file"] or "",
+            dimensions=f"{image['width_px']} × {image['height_px']}",
+            thumbnail=thumbnail,
+        )
+
+
+def render_report(
+    document: ReportDocument, preview: Preview | None, maps: Mapping[str, finding_pb2.HeatMap], t: Labels
+) -> str:
+    """The page of one picture.
+
+    Args:
+        document: the report.
+        preview: the picture; None shows the maps and regions over an empty ground.
+        maps: heat maps by key of `document.heat_maps`.
+        t: words.
+    """
+    findings = {finding["id"]: finding for tool in document["tools"] for finding in tool["findings"]}
+    return _render(
+        "report.html.j2",
+        t,
+        doc=document,
+        preview=preview,
+        layers=_layers(document, findings, maps, t),
+        regions=_regions(findings),
+        own_sentences=functools.partial(_own_sentences, document),
+        general_sentences=functools.partial(_general_sentences, document),
+    )
+
+
+def render_index(entries: Sequence[IndexEntry], t: Labels) -> str:
+    """The index over several pictures; its links point to files in the same folder."""
+    counts = Counter(entry.verdict for entry in entries)
+    return _render(
+        "index.html.j2",
+        t,
+        entries=entries,
+        counts=[(verdict, counts[verdict]) for verdict in (*VERDICTS, "failed") if counts[verdict]],
+    )
+
+
+def _layers(
+    document: ReportDocument,
+    findings: Mapping[str, Finding],
+    maps: Mapping[str, finding_pb2.HeatMap],
+    t: Labels,
+) -> list[MapLayer]:
+    drawn = {key: made for key, heat_map in maps.items() if (made := overlay(heat_map)) is not None}
+    shown = _first_shown(findings, drawn)
+    layers = []
+    for key, made in drawn.items():
+        about = document["fused_heat_map"] if key == FUSED_MAP else findings[key]["heat_map"]
+        if about is not None:
+            layers.append(_layer(key, about, made, key == shown, t))
+    return layers
+
+
+def _layer(key: str, about: HeatMap, made: Overlay, shown: bool, t: Labels) -> MapLayer:
+    name = t("map.fused") if key == FUSED_MAP else f"{t('tool.' + key.split('.')[0])}: {phrases.test_name(key)}"
+    return MapLayer(key, name, about["meaning"], about["significant"], made, shown)
+
+
+def _first_shown(findings: Mapping[str, Finding], keys: Mapping[str, Overlay]) -> str:
+    """The fused map, else the strongest detection's; a map that proves nothing is never shown unasked."""
+    if FUSED_MAP in keys:
+        return FUSED_MAP
+    detected = [
+        finding
+        for finding in findings.values()
+        if finding["id"] in keys and finding["detected"] and finding["heat_map"] and finding["heat_map"]["significant"]
+    ]
+    if not detected:
+        return ""
+    return max(detected, key=lambda f: max(f["manipulated"]["log10_lr"], f["ai_generated"]["log10_lr"]))["id"]
+
+
+def _regions(findings: Mapping[str, Finding]) -> list[MarkedRegion]:
+    found = [
+        (finding["id"], region) for finding in findings.values() if finding["detected"] for region in finding["regions"]
+    ]
+    return [
+        MarkedRegion(number, finding_id, phrases.test_name(finding_id), **region)
+        for number, (finding_id, region) in enumerate(found, 1)
+    ]
+
+
+def _own_sentences(document: ReportDocument, finding_id: str) -> list[Sentence]:
+    return phrases.readings_of(document, finding_id)
+
+
+def _general_sentences(document: ReportDocument, tool: str) -> list[Sentence]:
+    """A tool's sentences that do not speak of one finding alone; those stand in the finding's row."""
+    return [
+        sentence
+        for reading in document["explanation"]["tool_readings"]
+        if reading["tool"] == tool
+        for sentence in reading["sentences"]
+        if len(sentence["finding_ids"]) != 1
+    ]
+
+
+def _render(name: str, t: Labels, **values: object) -> str:
+    style, script = _asset("style.css.j2"), _asset(name.replace(".html.j2", ".js.j2"))
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            "img-src data:",
+            f"style-src {_digest(style)}",
+            f"script-src {_digest(script)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    template = _environment().get_template(name)
+    # The project's own files; Markup keeps them as they are, which their digests require.
+    own = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
+    return template.render(t=t, policy=policy, symbols=SYMBOLS, **own, **values)
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return (_TEMPLATES / name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": phrases.percent,
+        "number": phrases.number,
+        "seconds": phrases.seconds,
+        "file_size": phrases.file_size,
+        "test_name": phrases.test_name,
+        "text_language": phrases.text_language,
+        "result_key": phrases.result_key,
+        "tool_verdict_key": phrases.tool_verdict_key,
+        "base64": lambda data: base64.b64encode(data).decode(),
+        "link": lambda name: urllib.parse.quote(name),
+    }
+    environment.globals |= {
+        "probability_sentence": phrases.probability_sentence,
+        "weight_phrases": phrases.weight_phrases,
+        "authorship": phrases.authorship,
+    }
+    return environment
+
+
+def _finalize(value: object) -> object:
+    """Every text that a template puts out loses what could steer the page's layout, such as direction overrides."""
+    return phrases.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,0 +1,135 @@
+"""Numbers and identifiers in words that a reader without statistics understands."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from coordinator.render.labels import Labels
+from coordinator.render.schema import Finding, ReportDocument, Sentence, Tool, Weight
+
+NOTHING_LOG10_LR = 0.05
+"""Below this magnitude (a factor of 1.12) a weight is said to say nothing."""
+
+_ACRONYMS = {"jpeg", "exif", "c2pa", "ai", "icc", "xmp", "iptc", "prnu", "cfa", "png", "dct", "ela"}
+_HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7a3]")
+
+
+def printable(text: str) -> str:
+    """Untrusted text on one line: control characters, text-direction overrides and the like become U+FFFD."""
+    return "".join(c if c.isprintable() else " " if c in "\n\t\r" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def percent(probability: float) -> str:
+    """A probability as a percentage that never claims certainty."""
+    if probability > 0.99:
+        return "> 99 %"
+    if probability < 0.01:
+        return "< 1 %"
+    return f"{probability * 100:.0f} %"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, without a trail of zeros."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def file_size(size_bytes: int) -> str:
+    """Size in binary units."""
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    if size_bytes < 1024 * 1024:
+        return f"{size_bytes / 1024:.0f} KiB"
+    return f"{size_bytes / 1024 / 1024:.1f} MiB"
+
+
+def seconds(duration_s: float) -> str:
+    """A duration with a sensible number of digits."""
+    return f"{duration_s * 1000:.0f} ms" if duration_s < 0.9995 else f"{duration_s:.1f} s"
+
+
+def test_name(finding_id: str) -> str:
+    """A test's identifier as words: "frequency.double_jpeg" is "Double JPEG"."""
+    words = finding_id.rpartition(".")[2].split("_")
+    words = [word.upper() if word in _ACRONYMS else word for word in words]
+    text = " ".join(words)
+    return text[:1].upper() + text[1:]
+
+
+def text_language(text: str) -> str:
+    """Language tag of a text that is English or Korean."""
+    return "ko" if _HANGUL.search(text) else "en"
+
+
+def result_key(finding: Finding) -> str:
+    """Label key of a test's result."""
+    if finding["outcome"] != "tested":
+        return f"result.{finding['outcome']}"
+    return "result.found" if finding["detected"] else "result.not_found"
+
+
+def tool_verdict_key(tool: Tool) -> str:
+    """Label key of what a tool says as a whole."""
+    return f"tool_verdict.{tool['verdict'] if tool['outcome'] == 'tested' else tool['outcome']}"
+
+
+def likeliest(document: ReportDocument) -> str:
+    """Name of the hypothesis with the largest posterior."""
+    posterior = document["posterior"]
+    by_name = {
+        "authentic": posterior["authentic"],
+        "manipulated": posterior["manipulated"],
+        "ai_generated": posterior["ai_generated"],
+    }
+    return max(by_name, key=lambda name: by_name[name])
+
+
+def probability_sentence(document: ReportDocument, t: Labels) -> str:
+    """What the verdict's probability means."""
+    verdict = document["verdict"]
+    p = percent(document["probability"])
+    if verdict == "uncertain":
+        return t("probability.uncertain", likeliest=t(f"verdict.{likeliest(document)}"), p=p)
+    return t(f"probability.{verdict}", p=p, prior=percent(document["fusion"]["prior"][verdict]))
+
+
+def weight_phrases(manipulated: Weight, ai_generated: Weight, t: Labels) -> list[str]:
+    """Two log10 likelihood ratios as odds in words; one phrase when they say nothing."""
+    found = []
+    for name, weight in (("manipulated", manipulated), ("ai_generated", ai_generated)):
+        value = weight["log10_lr"]
+        if abs(value) >= NOTHING_LOG10_LR and math.isfinite(value):
+            key = f"weight.{name}" if value > 0 else f"weight.not_{name}"
+            found.append(t(key, n=_factor(10 ** min(abs(value), 12.0))))
+    return found or [t("weight.nothing")]
+
+
+def _factor(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{float(f'{value:.2g}'):,.0f}"
+
+
+def readings_of(document: ReportDocument, finding_id: str) -> list[Sentence]:
+    """Sentences of the tools' readings that speak of this finding alone."""
+    return [
+        sentence
+        for reading in document["explanation"]["tool_readings"]
+        for sentence in reading["sentences"]
+        if sentence["finding_ids"] == [finding_id]
+    ]
+
+
+def authorship(document: ReportDocument, t: Labels) -> str:
+    """Who wrote the explanation."""
+    explanation, error = document["explanation"], document["explanation_error"]
+    if error is not None:
+        return t("author.failed", error=error["message"])
+    if not explanation["model"]:
+        return t("author.none")
+    return t(
+        "author.count",
+        model=explanation["model_sentences_count"] - explanation["dropped_sentences_count"],
+        name=explanation["model"],
+        dropped=explanation["dropped_sentences_count"],
+    )

@@ -1,0 +1,125 @@
+"""Pictures for HTML reports: a downscaled copy of the analysed file, and heat maps as coloured overlays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pillow_heif
+from PIL import Image
+
+from maifs.common.v1 import finding_pb2, image_pb2
+
+PREVIEW_SIDE_PX = 1600
+"""Longest side of the copy in a report."""
+THUMBNAIL_SIDE_PX = 160
+"""Longest side of the copy in an index."""
+
+_MAX_PIXELS = 256_000_000  # what the services accepted must be shown; what only claims to be the file must not harm
+_MAX_MAP_PIXELS = 64_000_000
+_OPEN_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError, IndexError, KeyError, TypeError)
+_LOW_COLOUR = np.array([255.0, 225.0, 30.0])
+_HIGH_COLOUR = np.array([230.0, 0.0, 60.0])
+
+pillow_heif.register_heif_opener()
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """Downscaled JPEG copies, stored orientation."""
+
+    jpeg: bytes
+    thumbnail: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """A heat map to lay over the picture."""
+
+    png: bytes
+    """RGBA: transparent where the map is 0, yellow to red and more opaque as it grows."""
+    width_px: int
+    """Width in image pixels that the map spans; may reach over the picture's right edge."""
+    height_px: int
+    """Height in image pixels."""
+
+
+def load_preview(path: Path, info: image_pb2.ImageInfo) -> Preview | None:
+    """Copies of a picture, EXIF orientation not applied; None when the file is gone, changed or cannot be shown.
+
+    Args:
+        path: the file that was analysed.
+        info: what the services said of it; the digest must still hold.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data).digest() != info.sha256:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large pictures and odd metadata are ordinary here
+            return _preview(data)
+    except _OPEN_ERRORS:
+        return None
+
+
+def _preview(data: bytes) -> Preview | None:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        image = Image.open(io.BytesIO(data))
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    if image.width * image.height > _MAX_PIXELS:
+        return None
+    image.draft("RGB", (PREVIEW_SIDE_PX, PREVIEW_SIDE_PX))
+    copy = _to_rgb(image)
+    copy.thumbnail((PREVIEW_SIDE_PX, PREVIEW_SIDE_PX), Image.Resampling.LANCZOS)
+    small = copy.copy()
+    small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX), Image.Resampling.LANCZOS)
+    return Preview(_jpeg(copy, 85), _jpeg(small, 80))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB; transparency over white, 16-bit and float grey scaled as the vision service scales it."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=65535.0, neginf=0.0)
+        scale = 257.0 if image.mode != "F" else max(float(values.max()), 1e-9) / 255.0
+        return Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        white.alpha_composite(rgba)
+        return white.convert("RGB")
+    return image.convert("RGB")
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
+
+
+def overlay(heat_map: finding_pb2.HeatMap) -> Overlay | None:
+    """A heat map in colour; None when its PNG cannot be read."""
+    try:
+        image = Image.open(io.BytesIO(heat_map.png), formats=("PNG",))
+        if image.width * image.height > _MAX_MAP_PIXELS:
+            return None
+        values = np.asarray(image.convert("L"))
+    except _OPEN_ERRORS:
+        return None
+    scaled = Image.fromarray(values, "L")
+    scaled.thumbnail((PREVIEW_SIDE_PX, PREVIEW_SIDE_PX), Image.Resampling.BOX)
+    strength = np.asarray(scaled).astype(np.float64)[:, :, None] / 255.0
+    colour = _LOW_COLOUR + (_HIGH_COLOUR - _LOW_COLOUR) * strength
+    rgba = np.concatenate([colour, 255.0 * np.sqrt(strength)], axis=2)
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(rgba).astype(np.uint8), "RGBA").save(buffer, "PNG", optimize=True)
+    cell = max(1, heat_map.cell_px)
+    return Overlay(buffer.getvalue(), values.shape[1] * cell, values.shape[0] * cell)

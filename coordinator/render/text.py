@@ -1,0 +1,176 @@
+"""The report for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.render import phrases
+from coordinator.render.labels import Labels
+from coordinator.render.phrases import printable
+from coordinator.render.schema import Document, ErrorDocument, Finding, ReportDocument, Sentence, Tool
+
+VERDICT_STYLES = {
+    "authentic": "bold green",
+    "manipulated": "bold red",
+    "ai_generated": "bold magenta",
+    "uncertain": "bold yellow",
+}
+_RESULT_STYLES = {
+    "result.found": "bold red",
+    "result.not_found": "",
+    "result.not_applicable": "dim",
+    "result.failed": "bold yellow",
+}
+_BAR_CELLS = 24
+
+
+def report_text(document: Document, t: Labels) -> RenderableType:
+    """The whole report on one picture."""
+    if document["status"] == "error":
+        return _error(document, t)
+    parts: list[RenderableType] = [
+        Rule(Text(printable(document["path"]), style="bold"), align="left"),
+        _verdict(document, t),
+        _posterior(document, t),
+        *_prose(t("summary"), document["explanation"]["summary"]),
+        Text(f"\n{t('tools')}", style="bold"),
+        *(_tool(document, tool, t) for tool in document["tools"]),
+        *_prose(t("open"), document["explanation"]["uncertainties"]),
+        *_warnings(document, t),
+        Text(f"\n{t('file')}", style="bold"),
+        Padding(_file(document, t), (0, 0, 0, 2)),
+        Text(f"\n{printable(phrases.authorship(document, t))}", style="dim"),
+        _timings(document, t),
+        Text(""),
+    ]
+    return Group(*parts)
+
+
+def report_line(document: Document, t: Labels) -> str:
+    """One line: verdict, probability, path."""
+    if document["status"] == "error":
+        return f"{t('verdict.failed')}\t-\t{printable(document['path'])}\t{document['error']['reason']}"
+    verdict = t(f"verdict.{document['verdict']}")
+    return f"{verdict}\t{document['probability']:.3f}\t{printable(document['path'])}"
+
+
+def _error(document: ErrorDocument, t: Labels) -> RenderableType:
+    error = document["error"]
+    body = Text(f"{printable(error['message'])} {printable(error['advice'])}".strip())
+    return Group(
+        Rule(Text(printable(document["path"]), style="bold"), align="left", style="red"),
+        Text(f"{t('verdict.failed')}  {error['reason']}", style="bold red"),
+        Padding(body, (0, 0, 1, 2)),
+    )
+
+
+def _verdict(document: ReportDocument, t: Labels) -> Text:
+    verdict = document["verdict"]
+    text = Text(t(f"verdict.{verdict}").upper(), style=VERDICT_STYLES[verdict])
+    text.append(f"  {phrases.percent(document['probability'])}  ", style="bold")
+    text.append(t(f"meaning.{verdict}"), style="")
+    text.append(f"\n{phrases.probability_sentence(document, t)} {t('not_proof')}", style="dim")
+    return text
+
+
+def _posterior(document: ReportDocument, t: Labels) -> RenderableType:
+    table = Table.grid(padding=(0, 1))
+    for name in ("authentic", "manipulated", "ai_generated"):
+        share = document["posterior"][name]
+        cells = round(share * _BAR_CELLS)
+        bar = Text("█" * cells, style=VERDICT_STYLES[name].removeprefix("bold ")) + Text(
+            "·" * (_BAR_CELLS - cells), "dim"
+        )
+        table.add_row(t(f"verdict.{name}"), bar, phrases.percent(share))
+    return Padding(table, (1, 0, 0, 2))
+
+
+def _prose(title: str, sentences: Iterable[Sentence]) -> Iterator[RenderableType]:
+    text = Text()
+    for sentence in sentences:
+        style = "italic" if sentence["author"] == "model" else ""
+        text.append(printable(sentence["text"]), style=style).append(" ")
+    if text:
+        yield Text(f"\n{title}", style="bold")
+        yield Padding(text, (0, 0, 0, 2))
+
+
+def _tool(document: ReportDocument, tool: Tool, t: Labels) -> RenderableType:
+    head = Text(f"{t('tool.' + tool['tool'])}: ", style="bold")
+    style = VERDICT_STYLES.get(tool["verdict"], "") if tool["verdict"] != "uncertain" else ""
+    head.append(t(phrases.tool_verdict_key(tool)), style=style if tool["outcome"] != "failed" else "bold yellow")
+    head.append(f"  ({t('about.' + tool['tool'])}; {phrases.seconds(tool['duration_s'])})", style="dim")
+    parts: list[RenderableType] = [head]
+    if tool["error"]:
+        parts.append(Padding(Text(printable(tool["error"]["message"]), style="yellow"), (0, 0, 0, 2)))
+    readings = [r for r in document["explanation"]["tool_readings"] if r["tool"] == tool["tool"]]
+    for reading in readings:
+        text = " ".join(printable(s["text"]) for s in reading["sentences"])
+        parts.append(Padding(Text(text), (0, 0, 0, 2)))
+    parts.append(_findings(tool["findings"], t))
+    return Padding(Group(*parts), (0, 0, 0, 2))
+
+
+def _findings(findings: list[Finding], t: Labels) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for finding in findings:
+        key = phrases.result_key(finding)
+        name = Text(phrases.test_name(finding["id"]), style="" if finding["outcome"] == "tested" else "dim")
+        table.add_row(name, Text(t(key), style=_RESULT_STYLES[key]), Text(_detail(finding, t), style="dim"))
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _detail(finding: Finding, t: Labels) -> str:
+    if finding["outcome"] != "tested":
+        return printable(finding["reason"])
+    parts = phrases.weight_phrases(finding["manipulated"], finding["ai_generated"], t)
+    if finding["detected"]:
+        parts += [f"{k}: {printable(v)[:80]}" for k, v in list(finding["details"].items())[:3]]
+        parts += [_region(finding, t)] if finding["regions"] else []
+    return "; ".join(parts)
+
+
+def _region(finding: Finding, t: Labels) -> str:
+    first, more = finding["regions"][0], len(finding["regions"]) - 1
+    where = t("regions.where", width=first["width_px"], height=first["height_px"], x=first["x_px"], y=first["y_px"])
+    return where + (f" (+{more})" if more else "")
+
+
+def _warnings(document: ReportDocument, t: Labels) -> Iterator[RenderableType]:
+    if document["warnings"]:
+        yield Text(f"\n{t('warnings')}", style="bold yellow")
+        for warning in document["warnings"]:
+            yield Padding(Text(printable(warning)), (0, 0, 0, 2))
+
+
+def _file(document: ReportDocument, t: Labels) -> RenderableType:
+    image = document["image"]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    quality = f", {t('quality')} {image['jpeg_quality']}" if image["jpeg_quality"] else ""
+    table.add_row(
+        t("format"),
+        f"{printable(image['format'])}, {image['width_px']} × {image['height_px']} px, {printable(image['mode'])}, "
+        f"{phrases.file_size(image['size_bytes'])}{quality}",
+    )
+    table.add_row(t("sha256"), image["sha256"])
+    for name, value in image["metadata"].items():
+        table.add_row(Text(printable(name)), Text(printable(value)))
+    if not image["metadata"]:
+        table.add_row("", t("metadata.none"))
+    return table
+
+
+def _timings(document: ReportDocument, t: Labels) -> Text:
+    parts = [f"{printable(item['phase'])} {phrases.seconds(item['duration_s'])}" for item in document["timings"]]
+    return Text(f"{t('timings')}: {', '.join(parts)}", style="dim")
