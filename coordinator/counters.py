@@ -35,8 +35,7 @@ class CallCounter:
 
     def failed(self, item_id: str, error: MaifsError) -> None:
         """An item has its error. One that the client cancelled did not fail."""
-        if error.reason is not Reason.DUPLICATE_ITEM:  # the item that bears the id goes on
-            self._end(item_id)
+        self._end(item_id)
         if error.reason is not Reason.CANCELLED:
             self.totals.failed += 1
 

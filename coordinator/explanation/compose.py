@@ -67,11 +67,17 @@ def compose(
 
 
 def _summary(rules: Sequence[Sentence], model: Sequence[Sentence]) -> tuple[Sentence, ...]:
-    first, lead, others, last = rules[0], rules[1], rules[2:-1], rules[-1]
-    leading = [s for s in model if s.finding_ids and set(lead.finding_ids) <= set(s.finding_ids)][:1]
-    opening = leading if leading and lead.finding_ids else [lead]
-    kept = [*opening, *others, *(s for s in model if s not in opening)]
-    return (first, *kept[: MAX_SUMMARY - 2], last)
+    first, middle, last = rules[0], rules[1:-1], rules[-1]
+    waiting = list(model)
+    kept: list[Sentence] = []
+    replaced: set[tuple[str, ...]] = set()
+    for sentence in middle:
+        same = next((m for m in waiting if sentence.finding_ids and m.finding_ids == sentence.finding_ids), None)
+        if same is not None and sentence.finding_ids not in replaced:
+            waiting.remove(same)
+            replaced.add(sentence.finding_ids)
+        kept.append(same or sentence)
+    return (first, *[*kept, *waiting][: MAX_SUMMARY - 2], last)
 
 
 def _reading(rules: ToolReading, model: Sequence[Sentence]) -> tuple[Sentence, ...]:

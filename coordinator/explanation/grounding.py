@@ -259,7 +259,10 @@ def _detection(text: str, subject: _Subject) -> str:
             if seen and not lexicon.support.search(clause) and not lexicon.open_question.search(clause):
                 return f"{seen.group()!r} claims a finding without citing it"
             continue
-        if finding.detected and (lexicon.absence.search(clause) or (seen and negations)):
+        absent = lexicon.absence.search(clause) or (seen and negations)
+        if absent and not finding.detected and not finding.explanation_key.endswith(".not_detected"):
+            return f"it says that {finding.id} saw nothing, which did see something"
+        if absent and finding.detected:
             return f"it says that {finding.id} saw nothing, which did find its trace"
         if not finding.detected and seen and not negations and not lexicon.absence.search(clause):
             return f"{seen.group()!r} claims a detection, and {finding.id} found no trace"

@@ -68,7 +68,7 @@ _EN = Lexicon(
             r"(?<!un)manipulat", r"\bedit(?:ed|ing|s)?\b", r"(?<!un)tamper", r"(?<!un)altered\b", r"\balteration",
             r"\bforg(?:ed|ery|eries)\b", r"\bdoctored\b", r"\bsplic", r"\bretouch", r"(?<!un)modified\b",
             r"\bmodification",
-            r"\bcomposite\b", r"\bphotoshopped\b",
+            r"\bcomposite\b", r"\bphotoshopped\b", r"\bpasted\b", r"\bcloned\b", r"\binserted\b", r"\bremoved\b",
         ),
         "ai_generated": _any(
             r"\bAI\b", r"\bartificial", r"\bsynthe(?:tic|sis|sised|sized)\b", r"\bgenerat(?:ed|ive|or)\b",

@@ -18,6 +18,10 @@ _UNITS = {
 _REACH_WORDS = 5
 """Words after a number among which its quantity is looked for, when none is named before it."""
 _RELATIVE_TOLERANCE = 0.1
+_LINKS = frozenset(
+    {"is", "are", "was", "were", "of", "at", "equals", "about", "approximately", "around", "a", "an", "the", "to", "by"}
+)
+"""Words that stand between a number and its name without keeping them apart."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ def _mention(match: re.Match[str]) -> Mention:
 def unfounded(sentence: str, quantities: Sequence[Quantity], lexicon: Lexicon) -> str:
     """Why a number of a sentence is not borne out; empty when all are.
 
-    A number counts for the quantity whose name stands nearest: before it in its clause and after the number before,
-    else in the few words after it. It must equal that quantity when both are rounded alike.
+    A number counts for the quantity whose name stands nearest in its clause, between the number before it and the one
+    after it; a name before goes first. It must equal that quantity when both are rounded alike.
     """
     found = mentions(sentence, lexicon)
     for index, mention in enumerate(found):
@@ -129,24 +133,30 @@ def unfounded(sentence: str, quantities: Sequence[Quantity], lexicon: Lexicon) -
 def _named(
     sentence: str, mention: Mention, previous: int, following: int, quantities: Sequence[Quantity], lexicon: Lexicon
 ) -> list[Quantity]:
-    before = sentence[previous : mention.start]
-    breaks = list(lexicon.clause_break.finditer(before))
-    before = before[breaks[-1].end() :] if breaks else before
-    nearest_first = [word.lower() for word in reversed(_WORD.findall(before))]
-    found = _nearest(nearest_first, quantities)
-    if found:
-        return found
-    after = lexicon.clause_break.split(sentence[mention.end : following])[0]
-    return _nearest([word.lower() for word in _WORD.findall(after)][:_REACH_WORDS], quantities)
+    before = _telling(lexicon.clause_break.split(sentence[previous : mention.start])[-1])[::-1]
+    after = _telling(lexicon.clause_break.split(sentence[mention.end : following])[0])[:_REACH_WORDS]
+    left, right = _distance(before, quantities), _distance(after, quantities)
+    if left is None and right is None:
+        return []
+    if right is None or (left is not None and left <= right):
+        return _nearest(before, quantities)
+    return _nearest(after, quantities)
+
+
+def _telling(text: str) -> list[str]:
+    return [word for word in (match.lower() for match in _WORD.findall(text)) if word not in _LINKS]
+
+
+def _distance(words: Sequence[str], quantities: Sequence[Quantity]) -> int | None:
+    return next((i for i, word in enumerate(words) if any(_names_it(word, q) for q in quantities)), None)
 
 
 def _nearest(words: Sequence[str], quantities: Sequence[Quantity]) -> list[Quantity]:
-    for word in words:
-        named = [quantity for quantity in quantities if _names_it(word, quantity)]
-        if named:
-            overlap = [sum(_names_it(w, quantity) for w in words) for quantity in named]
-            return [quantity for quantity, count in zip(named, overlap, strict=True) if count == max(overlap)]
-    return []
+    """Quantities that the nearest naming word names; of them, those that most of the words name."""
+    place = _distance(words, quantities)
+    named = [] if place is None else [quantity for quantity in quantities if _names_it(words[place], quantity)]
+    overlap = [sum(_names_it(word, quantity) for word in words) for quantity in named]
+    return [quantity for quantity, count in zip(named, overlap, strict=True) if count == max(overlap)]
 
 
 def _names_it(word: str, quantity: Quantity) -> bool:
