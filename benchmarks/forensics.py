@@ -18,8 +18,9 @@ from benchmarks.forensics_report import markdown
 from benchmarks.forensics_summary import summarise
 from serving.errors import ExitCode, MaifsError, Reason
 from vision_service.calibrate import FIT_RUNGS
-from vision_service.labelled import TOOL_SUITES, Item, authentic_folder, observe_all, read_manifest
+from vision_service.labelled import Item, authentic_folder, read_manifest
 from vision_service.laundering import FORGERIES, RUNGS
+from vision_service.observing import TOOL_SUITES, observe_all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,8 +27,9 @@ from benchmarks.forensics_metrics import (
 )
 from serving.errors import MaifsError
 from vision_service.domain import HeatMap
-from vision_service.labelled import observe_all, pixel_figures, read_manifest
+from vision_service.labelled import pixel_figures, read_manifest
 from vision_service.laundering import FORGERIES, RUNGS, decode_rgb
+from vision_service.observing import observe_all
 
 
 def test_rates_against_published_values() -> None:

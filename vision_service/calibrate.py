@@ -11,8 +11,9 @@ from pathlib import Path
 from serving.errors import ExitCode, MaifsError
 from vision_service.calibration import DEFAULT_FILE, Calibration
 from vision_service.fitting import fit_all, out_of_fold_evidence
-from vision_service.labelled import authentic_folder, observe_all, read_manifest
+from vision_service.labelled import authentic_folder, read_manifest
 from vision_service.laundering import CONTROLS, FORGERIES
+from vision_service.observing import observe_all
 
 FIT_RUNGS = ("native", "laundered", *CONTROLS, *FORGERIES)
 """Copies on which curves are fitted together, so that neither size nor compression can stand for a class."""
