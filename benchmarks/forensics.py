@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,24 @@ from vision_service.calibrate import FIT_RUNGS
 from vision_service.labelled import Item, authentic_folder, read_manifest
 from vision_service.laundering import FORGERIES, RUNGS
 from vision_service.observing import TOOL_SUITES, observe_all
+
+HEADING = """# Measured figures of the forensic tools
+
+Made by `python -m benchmarks.forensics --data DIR --docs docs`, DIR holding `manifest.csv` (columns file, label,
+source, mask) and the pictures. Observations are cached in `build/forensics`, so a second run takes a minute.
+
+- **Leave-one-source-out**: each picture is judged by a calibration and a fusion that were fitted without any picture of
+  its source, forged copies included. Figures of tools and of the fused system are of this kind; tests are judged by
+  their raw scores, which nothing was fitted to.
+- **Rungs**: "native" is the file as it is; "laundered" is its copy with the longest side at most 1024 px, JPEG quality
+  85 and no metadata, as sites make it. Weights are fitted on both, on unforged crops saved again, and on forgeries made
+  of the authentic pictures.
+- **Intervals** are 95 % Wilson; "upper 95 % bound" is the exact one-sided Clopper-Pearson bound. Both hold for pictures
+  that are exchangeable with these; a new kind of source can do worse.
+- **Authentic accused** counts MANIPULATED and AI_GENERATED verdicts on authentic pictures. The prior and the costs are
+  stated in `coordinator/fusion.json`; they are policy and were not fitted.
+- A test that did not run on a picture counts as silent in the rates, and is left out of its AUC.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +71,20 @@ def _run(options: argparse.Namespace) -> None:
         from benchmarks.forensics_figures import draw
 
         draw(judged, options.out)
+    if options.docs:
+        _publish(options, text)
     print(text)
+
+
+def _publish(options: argparse.Namespace, text: str) -> None:
+    """Writes the page for readers: heading and plots around the tables."""
+    images = options.docs / "img"
+    images.mkdir(parents=True, exist_ok=True)
+    plots = sorted(options.out.glob("forensics-*.png"))
+    for plot in plots:
+        shutil.copyfile(plot, images / plot.name)
+    pictures = "\n".join(f"![{plot.stem}](img/{plot.name})" for plot in plots)
+    (options.docs / "forensics-results.md").write_text(f"{HEADING}\n{text}\n## Plots\n\n{pictures}\n", encoding="utf-8")
 
 
 def _rungs(text: str) -> list[str]:
@@ -82,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=0, help="take about this many pictures, spread over the manifest")
     parser.add_argument("--processes", type=int, default=2, help="worker processes")
     parser.add_argument("--cache", type=Path, default=Path("build/forensics"), help="folder of cached observations")
+    parser.add_argument("--docs", type=Path, help="also write DIR/forensics-results.md and its plots in DIR/img")
     parser.add_argument("--no-plots", action="store_true", help="leave the plots out (they need matplotlib)")
     return parser
 
