@@ -59,6 +59,8 @@ class Message:
     """What a finding of one kind says."""
 
     text: str
+    plain: str = ""
+    """The text for a finding that lacks a value which `text` uses."""
     caveat: str = ""
     """Innocent causes of the same trace, or what the test cannot see."""
 
@@ -96,12 +98,13 @@ class Catalogue:
             return self.phrase("not_applicable", test=self.title(finding.id), reason=self.inapplicable(finding))
         if finding.outcome == "failed":
             return self.phrase("failed", test=self.title(finding.id))
-        message = self._findings.get(finding.explanation_key)
+        message = self._findings.get(finding.explanation_key, Message(""))
         values = template_values(finding)
-        if message is None or not _fields(message.text) <= values.keys():
-            name = "generic_detected" if finding.detected else "generic_not_detected"
-            return self.phrase(name, test=self.title(finding.id), id=finding.id, **_score(finding))
-        return message.text.format(**values)
+        for text in (message.text, message.plain):
+            if text and _fields(text) <= values.keys():
+                return text.format(**values)
+        name = "generic_detected" if finding.detected else "generic_not_detected"
+        return self.phrase(name, test=self.title(finding.id), id=finding.id, **_score(finding))
 
     def caveat(self, finding: Finding) -> str:
         """What to bear in mind with a finding; empty when there is nothing of its own."""

@@ -75,17 +75,17 @@ class World:
         return coordinator_pb2_grpc.CoordinatorServiceStub(self.channel)
 
     async def analyze(
-        self, data: bytes = b"picture", *, timeout: float = 20, file_name: str = "a.jpg", **options: Any
+        self, data: bytes = b"picture", *, timeout_s: float = 20, file_name: str = "a.jpg", **options: Any
     ) -> list[coordinator_pb2.ItemEvent]:
         """Events of one unary call."""
         request = coordinator_pb2.AnalyzeRequest(
             image=image_pb2.Image(data=data, file_name=file_name),
             options=coordinator_pb2.AnalyzeOptions(**options),
         )
-        return [response.event async for response in self.stub.Analyze(request, timeout=timeout)]
+        return [response.event async for response in self.stub.Analyze(request, timeout=timeout_s)]
 
     async def stream(
-        self, requests: Sequence[Request], timeout: float = 20
+        self, requests: Sequence[Request], timeout_s: float = 20
     ) -> list[coordinator_pb2.AnalyzeStreamResponse]:
         """Responses of one stream."""
 
@@ -93,7 +93,7 @@ class World:
             for request in requests:
                 yield request
 
-        return [response async for response in self.stub.AnalyzeStream(send(), timeout=timeout)]
+        return [response async for response in self.stub.AnalyzeStream(send(), timeout=timeout_s)]
 
     async def close(self) -> None:
         if self.channel:

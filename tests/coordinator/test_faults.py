@@ -68,7 +68,7 @@ class TestLanguageModel:
 
     async def test_slow_under_a_deadline_of_the_client_the_report_still_comes(self, world: World) -> None:
         world.llm.before_finish = lambda: asyncio.sleep(30)
-        report = (await world.analyze(timeout=1.5))[-1].report
+        report = (await world.analyze(timeout_s=1.5))[-1].report
         assert_complete_without_the_model(report, Reason.DEADLINE_EXCEEDED)
 
     async def test_dead_in_mid_answer(self, world: World) -> None:
@@ -270,7 +270,7 @@ class TestClient:
 
         world.vision.before_tools = hang
         with pytest.raises(grpc.aio.AioRpcError):
-            await world.analyze(timeout=0.5)
+            await world.analyze(timeout_s=0.5)
         await until(lambda: world.vision.ended == ["cancelled"])
 
     async def test_cancels_one_item_and_its_neighbour_goes_on(self, world: World) -> None:
@@ -309,7 +309,7 @@ class TestClient:
         for i in range(16):
             for request in item(f"i{i}"):
                 await idle.write(request)
-        events = await world.analyze(timeout=10)
+        events = await world.analyze(timeout_s=10)
         assert kinds(events)[-1] == "report"
         idle.cancel()
 
