@@ -4,6 +4,8 @@ from vision_service.domain import Tool, ToolName
 from vision_service.tools.watermark import (
     closed_schemes,
     content_credentials,
+    dwt_marks,
+    metadata_consistency,
     metadata_software,
     metadata_source,
 )
@@ -18,6 +20,8 @@ def make_tool(trust_anchors_pem: str = "") -> Tool:
             content_credentials.make_test(trust_anchors_pem),
             metadata_source.TEST,
             metadata_software.TEST,
+            metadata_consistency.TEST,
+            *dwt_marks.TESTS,
             closed_schemes.TEST,
         ),
     )
