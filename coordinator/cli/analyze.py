@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from coordinator.cli.client import Event, Failed, Reported, RunOptions, StreamRun
 from coordinator.cli.clock import RunClock
@@ -25,7 +26,7 @@ from serving.channel import open_channel
 from serving.errors import ExitCode, MaifsError, Reason
 from serving.requests import current_request_id, new_request_id
 
-Stub = coordinator_pb2_grpc.CoordinatorServiceAsyncStub
+Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
 
 DEFAULT_CONCURRENCY = 8
 EMBEDDED_LLM_WAIT_S = 300.0

@@ -50,7 +50,7 @@ class OutputFolder:
         Raises:
             MaifsError: OUTPUT_UNWRITABLE.
         """
-        stem = self._unique(f"{_slug(source.path.name)}-{report.image.sha256.hex()[:10]}")
+        stem = self._unique(f"{_slug(source.path.stem)}-{report.image.sha256.hex()[:10]}")
         maps = heat_maps(report)
         map_files = {key: f"{stem}.{_slug(key)}.png" for key in maps}
         document = report_document(report, source.display, map_files=map_files, html_file=f"{stem}.html")
@@ -74,7 +74,7 @@ class OutputFolder:
         """
         document = error_document(error, source.display)
         self._entries[index] = IndexEntry.of(document, b"")
-        name = self._unique(f"{_slug(source.path.name)}-failed")
+        name = self._unique(f"{_slug(source.path.stem)}-failed")
         try:
             self._write(f"{name}.json", (to_json(document, indent=1) + "\n").encode())
         except OSError as fault:

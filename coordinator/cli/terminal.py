@@ -49,13 +49,17 @@ class Terminal:
 
     def show(self, document: Document) -> None:
         """A result."""
-        if self._style is Style.JSON:
-            self._out.out(to_json(document), highlight=False)
-        elif self._style is Style.LINE:
-            self._out.out(report_line(document, self._labels), highlight=False)
-        else:
+        if self._style is Style.TEXT:
             self._out.print(report_text(document, self._labels))
+        else:
+            self._line(to_json(document) if self._style is Style.JSON else report_line(document, self._labels))
         self._out.file.flush()
+
+    def _line(self, text: str) -> None:
+        if self._out.is_terminal:
+            self._out.out(text, highlight=False)
+        else:
+            self._out.file.write(text + "\n")  # rich would turn tabs into spaces
 
     def note(self, text: str) -> None:
         """Something that the user should know."""

@@ -22,7 +22,7 @@ from coordinator.render import phrases
 from coordinator.render.document import FUSED_MAP
 from coordinator.render.labels import Labels
 from coordinator.render.picture import Overlay, Preview, overlay
-from coordinator.render.schema import Document, Finding, HeatMap, ReportDocument, Sentence
+from coordinator.render.schema import Document, Finding, HeatMap, ReportDocument, Sentence, Tool
 from maifs.common.v1 import finding_pb2
 
 VERDICTS = ("authentic", "manipulated", "ai_generated", "uncertain")
@@ -65,6 +65,8 @@ class IndexEntry:
     path: str
     verdict: str
     """A verdict or "failed"."""
+    likeliest: str
+    """The hypothesis that `probability` belongs to; empty without a report."""
     probability: float | None
     note: str
     """What was found, or the error."""
@@ -83,12 +85,13 @@ class IndexEntry:
         if document["status"] == "error":
             error = document["error"]
             note = f"{error['reason']}: {error['message']}"
-            return cls(document["path"], "failed", None, note, "", "", thumbnail)
+            return cls(document["path"], "failed", "", None, note, "", "", thumbnail)
         found = [phrases.test_name(f["id"]) for tool in document["tools"] for f in tool["findings"] if f["detected"]]
         image = document["image"]
         return cls(
             path=document["path"],
             verdict=document["verdict"],
+            likeliest=phrases.likeliest(document),
             probability=document["probability"],
             note=", ".join(found),
             html_file=document["html_file"] or "",
@@ -238,6 +241,7 @@ def _environment() -> jinja2.Environment:
         "text_language": phrases.text_language,
         "result_key": phrases.result_key,
         "tool_verdict_key": phrases.tool_verdict_key,
+        "tool_class": _tool_class,
         "base64": lambda data: base64.b64encode(data).decode(),
         "link": lambda name: urllib.parse.quote(name),
     }
@@ -247,6 +251,12 @@ def _environment() -> jinja2.Environment:
         "authorship": phrases.authorship,
     }
     return environment
+
+
+def _tool_class(tool: Tool) -> str:
+    if tool["outcome"] == "tested" and tool["verdict"] != "uncertain":
+        return tool["verdict"]
+    return "failed" if tool["outcome"] == "failed" else "no_verdict"
 
 
 def _finalize(value: object) -> object:

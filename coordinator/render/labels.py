@@ -79,7 +79,7 @@ _LABELS: dict[str, tuple[str, str]] = {
         "Copied from the file. Anyone can write it, so it proves nothing by itself.",
         "파일에서 그대로 옮긴 값입니다. 누구나 쓸 수 있으므로 그 자체로는 증거가 되지 않습니다.",
     ),
-    "metadata.none": ("No metadata of a camera, an editor or a generator.", "카메라, 편집기, 생성기 메타데이터 없음"),
+    "metadata.none": ("No camera, software or date fields.", "카메라, 소프트웨어, 날짜 항목 없음"),
     "timings": ("Time spent", "소요 시간"),
     "versions": ("Versions", "버전"),
     "warnings": ("Warnings", "경고"),
@@ -132,13 +132,13 @@ _LABELS: dict[str, tuple[str, str]] = {
     ),
     "author.rules": ("written by rules", "규칙에 따라 작성"),
     "author.count": (
-        "Text: {model} sentences by the language model ({name}), {dropped} dropped because the findings did not bear "
-        "them out; the rest by rules.",
+        "Sentences written by the language model ({name}): {model}; dropped because the findings did not bear them "
+        "out: {dropped}. Rules wrote the rest.",
         "설명: 언어 모델({name}) 작성 {model}문장, 결과와 맞지 않아 제외 {dropped}문장, 나머지는 규칙이 작성.",
     ),
-    "author.none": ("Text: written by rules, no language model was asked.", "설명: 언어 모델 없이 규칙에 따라 작성."),
+    "author.none": ("Written by rules; no language model was asked.", "설명: 언어 모델 없이 규칙에 따라 작성."),
     "author.failed": (
-        "Text: written by rules; the language model gave no usable answer: {error}",
+        "Written by rules; the language model gave no usable answer: {error}",
         "설명: 규칙에 따라 작성. 언어 모델의 쓸 수 있는 답이 없었습니다: {error}",
     ),
     "dropped": ("Sentences of the language model that were dropped", "제외된 언어 모델 문장"),

@@ -11,7 +11,7 @@ from coordinator.render.schema import Finding, ReportDocument, Sentence, Tool, W
 NOTHING_LOG10_LR = 0.05
 """Below this magnitude (a factor of 1.12) a weight is said to say nothing."""
 
-_ACRONYMS = {"jpeg", "exif", "c2pa", "ai", "icc", "xmp", "iptc", "prnu", "cfa", "png", "dct", "ela"}
+_ACRONYMS = {"jpeg", "exif", "c2pa", "ai", "icc", "xmp", "iptc", "prnu", "cfa", "png", "dct", "dwt", "svd", "ela"}
 _HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7a3]")
 
 
@@ -120,6 +120,11 @@ def readings_of(document: ReportDocument, finding_id: str) -> list[Sentence]:
     ]
 
 
+def probability_of(document: ReportDocument) -> str:
+    """The verdict's probability for a headline; empty for "uncertain", which has none of its own."""
+    return "" if document["verdict"] == "uncertain" else percent(document["probability"])
+
+
 def authorship(document: ReportDocument, t: Labels) -> str:
     """Who wrote the explanation."""
     explanation, error = document["explanation"], document["explanation_error"]
@@ -130,6 +135,6 @@ def authorship(document: ReportDocument, t: Labels) -> str:
     return t(
         "author.count",
         model=explanation["model_sentences_count"] - explanation["dropped_sentences_count"],
-        name=explanation["model"],
+        name=explanation["model"].rstrip("/").rpartition("/")[2],
         dropped=explanation["dropped_sentences_count"],
     )

@@ -22,8 +22,8 @@ THUMBNAIL_SIDE_PX = 160
 _MAX_PIXELS = 256_000_000  # what the services accepted must be shown; what only claims to be the file must not harm
 _MAX_MAP_PIXELS = 64_000_000
 _OPEN_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError, IndexError, KeyError, TypeError)
-_LOW_COLOUR = np.array([255.0, 225.0, 30.0])
-_HIGH_COLOUR = np.array([230.0, 0.0, 60.0])
+_SIGNIFICANT = (np.array([255.0, 225.0, 30.0]), np.array([230.0, 0.0, 60.0]))
+_NOT_SIGNIFICANT = (np.array([190.0, 215.0, 255.0]), np.array([25.0, 60.0, 190.0]))
 
 pillow_heif.register_heif_opener()
 
@@ -41,7 +41,8 @@ class Overlay:
     """A heat map to lay over the picture."""
 
     png: bytes
-    """RGBA: transparent where the map is 0, yellow to red and more opaque as it grows."""
+    """RGBA: transparent where the map is 0 and more opaque as it grows; yellow to red where bright places passed a
+    significance test, light to dark blue where they prove nothing, so that nobody takes these for an alarm."""
     width_px: int
     """Width in image pixels that the map spans; may reach over the picture's right edge."""
     height_px: int
@@ -117,7 +118,8 @@ def overlay(heat_map: finding_pb2.HeatMap) -> Overlay | None:
     scaled = Image.fromarray(values, "L")
     scaled.thumbnail((PREVIEW_SIDE_PX, PREVIEW_SIDE_PX), Image.Resampling.BOX)
     strength = np.asarray(scaled).astype(np.float64)[:, :, None] / 255.0
-    colour = _LOW_COLOUR + (_HIGH_COLOUR - _LOW_COLOUR) * strength
+    low, high = _SIGNIFICANT if heat_map.significant else _NOT_SIGNIFICANT
+    colour = low + (high - low) * strength
     rgba = np.concatenate([colour, 255.0 * np.sqrt(strength)], axis=2)
     buffer = io.BytesIO()
     Image.fromarray(np.rint(rgba).astype(np.uint8), "RGBA").save(buffer, "PNG", optimize=True)

@@ -73,7 +73,7 @@ def _error(document: ErrorDocument, t: Labels) -> RenderableType:
 def _verdict(document: ReportDocument, t: Labels) -> Text:
     verdict = document["verdict"]
     text = Text(t(f"verdict.{verdict}").upper(), style=VERDICT_STYLES[verdict])
-    text.append(f"  {phrases.percent(document['probability'])}  ", style="bold")
+    text.append(f"  {phrases.probability_of(document)}".rstrip() + "  ", style="bold")
     text.append(t(f"meaning.{verdict}"), style="")
     text.append(f"\n{phrases.probability_sentence(document, t)} {t('not_proof')}", style="dim")
     return text
@@ -92,13 +92,19 @@ def _posterior(document: ReportDocument, t: Labels) -> RenderableType:
 
 
 def _prose(title: str, sentences: Iterable[Sentence]) -> Iterator[RenderableType]:
-    text = Text()
-    for sentence in sentences:
-        style = "italic" if sentence["author"] == "model" else ""
-        text.append(printable(sentence["text"]), style=style).append(" ")
+    text = _prose_text(sentences)
     if text:
         yield Text(f"\n{title}", style="bold")
         yield Padding(text, (0, 0, 0, 2))
+
+
+def _prose_text(sentences: Iterable[Sentence]) -> Text:
+    """Sentences of the model in italics."""
+    text = Text()
+    for sentence in sentences:
+        text.append(printable(sentence["text"]), style="italic" if sentence["author"] == "model" else "").append(" ")
+    text.rstrip()
+    return text
 
 
 def _tool(document: ReportDocument, tool: Tool, t: Labels) -> RenderableType:
@@ -109,12 +115,18 @@ def _tool(document: ReportDocument, tool: Tool, t: Labels) -> RenderableType:
     parts: list[RenderableType] = [head]
     if tool["error"]:
         parts.append(Padding(Text(printable(tool["error"]["message"]), style="yellow"), (0, 0, 0, 2)))
-    readings = [r for r in document["explanation"]["tool_readings"] if r["tool"] == tool["tool"]]
-    for reading in readings:
-        text = " ".join(printable(s["text"]) for s in reading["sentences"])
-        parts.append(Padding(Text(text), (0, 0, 0, 2)))
+    parts += _reading(document, tool)
     parts.append(_findings(tool["findings"], t))
     return Padding(Group(*parts), (0, 0, 0, 2))
+
+
+def _reading(document: ReportDocument, tool: Tool) -> Iterator[RenderableType]:
+    """The sentences that say more than the table below them: on what was found or broke, or by the model."""
+    telling = {f["id"] for f in tool["findings"] if f["detected"] or f["outcome"] == "failed"}
+    for reading in document["explanation"]["tool_readings"]:
+        if reading["tool"] == tool["tool"]:
+            chosen = [s for s in reading["sentences"] if s["author"] == "model" or telling & set(s["finding_ids"])]
+            yield from (Padding(_prose_text([s]), (0, 0, 0, 2)) for s in chosen)
 
 
 def _findings(findings: list[Finding], t: Labels) -> RenderableType:
