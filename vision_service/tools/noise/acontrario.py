@@ -17,9 +17,9 @@ FloatArray = npt.NDArray[np.float64]
 SCORE_LIMIT = 30.0
 """Scores are min(-log10 NFA, 30): beyond it the model is less certain than the number."""
 
-DETECTION_LOG10_NFA = -4.0
-"""A region counts as detected below this log10 NFA: one false alarm in ten thousand pictures under the null model,
-because the independence that the model assumes holds only nearly in real pictures."""
+DETECTION_LOG10_NFA = -6.0
+"""A region counts as detected below this log10 NFA. The model promises one false alarm in a million pictures there;
+its independence holds only nearly: the strongest of some 200 genuine photos, some recompressed, reached -4."""
 
 
 def log10_binomial_tail(successes: npt.ArrayLike, trials: npt.ArrayLike, probability: npt.ArrayLike) -> FloatArray:

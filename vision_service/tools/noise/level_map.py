@@ -18,6 +18,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 _MIN_TILES = 60
 _MIN_NOISE = 0.15  # grey levels; less is rounding and quantisation, not the sensor
+_MAX_NOISE = 10.0  # more is foliage or gravel, not the sensor of a picture worth judging
 _DARK, _BRIGHT = 16.0, 240.0  # beyond, the tone curve squeezes the noise into the rounding
 _MARK_Z = 2.5
 _MARK_PROBABILITY = 0.0062  # P(N(0,1) > 2.5), one side
@@ -59,7 +60,7 @@ def noise_field(blocks: BlockStatistics) -> NoiseField | None:
     side = 2 if min(blocks.mean.shape) < 96 else 4
     mean, texture = _tiles(blocks.mean, side, 0.5), _tiles(blocks.texture, side, 0.5)
     sigma, clipped = _tiles(blocks.noise, side, 0.25), _tiles(blocks.clipped, side, 1.0)
-    usable = (clipped < 0.05) & (mean >= _DARK) & (mean <= _BRIGHT) & (sigma >= _MIN_NOISE)
+    usable = (clipped < 0.05) & (mean >= _DARK) & (mean <= _BRIGHT) & (sigma >= _MIN_NOISE) & (sigma <= _MAX_NOISE)
     usable &= texture < _TEXTURE_RATIO * np.maximum(sigma, 1.0)
     if int(usable.sum()) < _MIN_TILES:
         return None

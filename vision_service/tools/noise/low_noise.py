@@ -18,6 +18,7 @@ QUIET_SHARE = 0.5
 """m: share of V with the least high-frequency energy, the quiet blocks S."""
 _BIN_BLOCKS = 2000
 _ROUNDING = 5.0  # grey levels squared, ten coefficients: below it energy is rounding
+_NO_NOISE = 1.6  # ten coefficients of deviation 0.4 grey levels; rounding alone has 0.29
 _STRIP_BLOCKS = 256
 _FREQUENCIES = 5  # T: low frequencies are i + j < T, without the mean
 _CLIPPED_LOW, _CLIPPED_HIGH = 8.0, 247.0
@@ -31,7 +32,7 @@ class QuietBlocks:
     column_px: npt.NDArray[np.int64]
     quiet: npt.NDArray[np.bool_]
     void_bins: int
-    """Bins left out because half of their blocks have no noise at all."""
+    """Bins left out because half of their candidates hold no more than rounding."""
     bins: int
 
 
@@ -63,7 +64,7 @@ def quiet_blocks(luma: torch.Tensor) -> QuietBlocks | None:
     order = torch.argsort(high[candidates], dim=1, stable=True)
     quiet = torch.zeros_like(candidates, dtype=torch.bool)
     quiet.scatter_(1, order[:, : int(QUIET_SHARE * candidates.shape[1])], True)
-    void = (high[candidates] <= 1e-3).double().mean(dim=1) >= QUIET_SHARE
+    void = (high[candidates] < _NO_NOISE).double().mean(dim=1) >= QUIET_SHARE
     kept = candidates[~void].ravel().cpu().numpy()
     columns = luma.shape[1] // BLOCK_PX
     return QuietBlocks(

@@ -20,7 +20,7 @@ _MIN_CELL_PX = 32
 _GRID = 32  # cells along the longer side of a large picture: 279 thousand rectangles are scanned at most
 _FOREIGN_SHARE = 0.25  # noise 1.5 times as strong leaves less than this share quiet: a weaker effect is not a splice
 _MIN_BLOCKS = 8  # candidates in a rectangle
-_MIN_CANDIDATES = 0.2  # share of the bins that must not be void
+_MIN_CANDIDATES = 0.5  # share of the bins that must not be void
 _LARGEST_SHARE = 0.5  # a rectangle with more of the candidates than this is the picture, not a region of it
 
 
@@ -101,7 +101,9 @@ def _run(substrate: Substrate) -> Observation:
         return not_applicable("too_compressed", f"JPEG quality {quality} leaves no noise; {_MIN_QUALITY} is needed")
     blocks = quiet_blocks(substrate.luma)
     if blocks is None or blocks.void_bins > (1 - _MIN_CANDIDATES) * blocks.bins:
-        return not_applicable("no_noise", "the flattest blocks of most brightness levels hold no noise at all")
+        return not_applicable(
+            "no_noise", "at half of the brightness levels the flattest blocks hold only rounding noise"
+        )
     cell = max(_MIN_CELL_PX, -(-max(height, width) // _GRID // 8) * 8)
     n, k = cell_counts(blocks, cell, -(-height // cell), -(-width // cell))
     return _observation(substrate, blocks, n, k, cell)
