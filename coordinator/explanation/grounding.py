@@ -56,11 +56,17 @@ _KNOWN_NAMES = re.compile(
     r"\b(?:photoshop|gimp|lightroom|adobe|affinity|snapseed|canva|facetune|pixlr|midjourney|dall-?e|openai|chatgpt|"
     r"stable diffusion|firefly|flux|gemini|google|imagen|sora|synthid|ideogram|leonardo|comfyui|automatic1111|canon|"
     r"nikon|sony|apple|iphone|samsung|pixel phone|error level|ela|prnu|noiseprint|trufor|benford|fourier|wavelet|"
-    r"neural network|machine learning|deep learning|blockchain|fbi|reuters|포토샵|미드저니|구글|삼성)\b",
+    r"neural network|machine learning|deep learning|blockchain|fbi|reuters)\b|포토샵|미드저니|구글|삼성|라이트룸",
     re.IGNORECASE,
 )
 _MIN_WORDS = 3
-_ECHO_WORDS = 4
+_ECHO_WORDS = 3
+_PROSE = frozenset(
+    {"the", "a", "an", "is", "are", "was", "were", "be", "this", "that", "it", "you", "your", "and", "or", "of", "to"}
+    | {"by", "as", "not", "no", "all", "with", "from", "has", "have", "for", "in", "on", "say", "write", "ignore"}
+    | {"이", "그", "은", "는", "것은", "사진은", "이미지는", "입니다", "무시하고"}
+)
+"""Words that prose has and names of programs and cameras do not."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,21 @@ def _citation_fault(claim: Claim, finding: Finding | None, section: Section, too
 
 
 def _first_fault(text: str, subject: _Subject) -> str:
+    if _is_ours(text, subject):
+        return ""
     for check in _CHECKS:
         reason = check(text, subject)
         if reason:
             return reason
     return ""
+
+
+def _is_ours(text: str, subject: _Subject) -> bool:
+    """A sentence of the catalogue, word for word and without anything from the file in it."""
+    if subject.finding is None:
+        return False
+    bare = _without_details(subject.finding)
+    return text.strip() in (*_SENTENCE_END.split(subject.words.finding(bare)), subject.words.caveat(bare))
 
 
 def _form(text: str, subject: _Subject) -> str:
@@ -201,12 +217,13 @@ def _names(text: str, subject: _Subject) -> str:
 
 
 def _echo(text: str, subject: _Subject) -> str:
-    """Runs of words from untrusted text, which may be an instruction that the model followed."""
+    """Runs of words of prose from untrusted text, which may be an instruction that the model followed."""
     spoken = _ngrams(text)
     for finding in subject.case.findings():
         own = _ngrams(subject.words.finding(_without_details(finding)))
         for value in finding.details.values():
-            if (_ngrams(harmless(value, 512)) - own) & spoken:
+            shared = (_ngrams(harmless(value, 512)) - own) & spoken
+            if any(_PROSE.intersection(run) for run in shared):
                 return "it repeats text that was read from the file"
     return ""
 

@@ -62,7 +62,8 @@ _EN = Lexicon(
             r"\bauthentic", r"\bgenuine", r"\bun(?:altered|edited|touched|modified|manipulated|tampered)\b",
             r"\bpristine\b",
             r"\b(?:is|are|was|be|as|remains?|seems|appears)\s+(?:an?\s+|the\s+)?(?:real|original)\b",
-            r"\bcamera photo\b", r"\bleft as it was\b",
+            r"\bcamera photo\b",
+            r"\bcamera[- ]original\b", r"\boriginal (?:photo|picture|image|file)\b", r"\bleft as it was\b",
         ),
         "manipulated": _any(
             r"(?<!un)manipulat", r"\bedit(?:ed|ing|s)?\b", r"(?<!un)tamper", r"(?<!un)altered\b", r"\balteration",
@@ -89,6 +90,7 @@ _EN = Lexicon(
         r"\bundoubt", r"\bguarant", r"\b100\s?%", r"\bobvious", r"\bclearly\b", r"\bbeyond\b.{0,20}\bdoubt",
         r"\bmust be\b",
         r"\bwithout (?:a |any )?doubt", r"\bverified\b", r"\bconfirm",
+            r"\bexperts?\b", r"\bauthorit", r"\bchecked by\b", r"\bcertif",
     ),
     negation=_any(
         r"\bno\b", r"\bnot\b", r"n't\b", r"\bnever\b", r"\bwithout\b", r"\bneither\b", r"\bnor\b", r"\bnone\b",
@@ -137,7 +139,7 @@ _EN = Lexicon(
         "spatial": _any(r"\bspatial"),
     },
     clause_break=re.compile(
-        r"[;:,]|\s(?:and|but|while|whereas|although|however|because|so|yet|which|that)\s", re.IGNORECASE
+        r"[;:,]|\s(?:and|but|while|whereas|although|however|because|so|yet|which)\s", re.IGNORECASE
     ),
     numerals={
         "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
@@ -146,7 +148,7 @@ _EN = Lexicon(
     },
     stop_words=_words(
         "the a an this that these those each every no any some all other forensic generative language four its their "
-        "our editing one by several same of"
+        "our editing one by several same of as such camera"
     ),
 )  # fmt: skip
 
@@ -157,7 +159,8 @@ _KO = Lexicon(
             "카메라로 (?:찍|촬영)", "실제 사진",
         ),
         "manipulated": _any(
-            "편집(?!되지 않)", "조작(?!되지 않)", "변조(?!되지 않)", "합성", "위조", "수정(?:되|된|한|했)",
+            "편집(?!되지 않)",
+            "붙여 ?넣", "복사", "조작(?!되지 않)", "변조(?!되지 않)", "합성", "위조", "수정(?:되|된|한|했)",
             "변경(?:되|된)", "리터치"
         ),
         "ai_generated": _any("AI", "인공지능", "생성(?:형|된|되|한|했)", "생성 ?모델", "딥페이크"),

@@ -11,6 +11,8 @@ from coordinator.explanation.lexicon import Lexicon
 
 _NUMBER = re.compile(r"(?<![\w.])([-+−]?\d[\d,]*(?:\.\d+)?)(?:[eE]([-+]?\d+))?(\s*(?:%|percent\b|퍼센트))?")
 _WORD = re.compile(r"[A-Za-z]+|[가-힣]+|\d+")
+_VAGUE = frozenset({"picture", "image", "of", "the", "in", "strongest", "largest", "percent"})
+"""Words in names of measurements that name nothing by themselves."""
 _UNITS = {
     "px": "px", "pixel": "px", "pixels": "px", "픽셀": "px", "db": "dB", "bit": "bit", "bits": "bit", "비트": "bit",
     "grey": "grey levels", "gray": "grey levels",
@@ -61,7 +63,7 @@ def quantities_of(finding: Finding, case: Case) -> list[Quantity]:
         found.append(Quantity(_names("nfa false alarms alarm 오경보"), finding.log10_nfa, "1"))
     if finding.p_value is not None:
         found.append(Quantity(_names("p value"), finding.p_value, "1"))
-    found += [Quantity(_names(m.name.replace("_", " ")), m.value, m.unit) for m in finding.measurements]
+    found += [Quantity(_measurement_words(m.name), m.value, m.unit) for m in finding.measurements]
     for region in finding.regions:
         found += [
             Quantity(_names("width wide region size 너비"), region.width_px, "px"),
@@ -80,11 +82,16 @@ def verdict_quantities(case: Case) -> list[Quantity]:
 def _file_quantities(case: Case) -> list[Quantity]:
     file = case.file
     sizes = [
-        Quantity(_names("picture image file dimensions width wide 너비"), file.width_px, "px"),
-        Quantity(_names("picture image file dimensions height high 높이"), file.height_px, "px"),
+        Quantity(_names("dimensions width wide 너비"), file.width_px, "px"),
+        Quantity(_names("dimensions height high 높이"), file.height_px, "px"),
     ]
     quality = Quantity(_names("quality 품질"), file.jpeg_quality, "1")
     return [*sizes, quality] if file.jpeg_quality else sizes
+
+
+def _measurement_words(name: str) -> frozenset[str]:
+    words = _names(name.replace("_", " "))
+    return words - _VAGUE or words
 
 
 def _names(text: str) -> frozenset[str]:
