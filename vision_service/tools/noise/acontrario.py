@@ -19,7 +19,7 @@ SCORE_LIMIT = 30.0
 
 DETECTION_LOG10_NFA = -6.0
 """A region counts as detected below this log10 NFA. The model promises one false alarm in a million pictures there;
-its independence holds only nearly: the strongest of some 200 genuine photos, some recompressed, reached -4."""
+its independence holds only nearly: the strongest of some 200 genuine photos reached -5 after recompression."""
 
 
 def log10_binomial_tail(successes: npt.ArrayLike, trials: npt.ArrayLike, probability: npt.ArrayLike) -> FloatArray:

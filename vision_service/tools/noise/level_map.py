@@ -18,7 +18,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 _MIN_TILES = 60
 _MIN_NOISE = 0.15  # grey levels; less is rounding and quantisation, not the sensor
-_MAX_NOISE = 10.0  # more is foliage or gravel, not the sensor of a picture worth judging
+_MAX_NOISE = 8.0  # median of a picture; more is foliage or gravel everywhere, not a sensor
 _DARK, _BRIGHT = 16.0, 240.0  # beyond, the tone curve squeezes the noise into the rounding
 _MARK_Z = 2.5
 _MARK_PROBABILITY = 0.0062  # P(N(0,1) > 2.5), one side
@@ -55,14 +55,14 @@ def noise_field(blocks: BlockStatistics) -> NoiseField | None:
     content raises noise and texture together, and must not be read as noise.
 
     Returns:
-        None when fewer than 60 tiles are usable.
+        None when fewer than 60 tiles are usable, or their noise is beyond any sensor's.
     """
     side = 2 if min(blocks.mean.shape) < 96 else 4
     mean, texture = _tiles(blocks.mean, side, 0.5), _tiles(blocks.texture, side, 0.5)
     sigma, clipped = _tiles(blocks.noise, side, 0.25), _tiles(blocks.clipped, side, 1.0)
-    usable = (clipped < 0.05) & (mean >= _DARK) & (mean <= _BRIGHT) & (sigma >= _MIN_NOISE) & (sigma <= _MAX_NOISE)
+    usable = (clipped < 0.05) & (mean >= _DARK) & (mean <= _BRIGHT) & (sigma >= _MIN_NOISE)
     usable &= texture < _TEXTURE_RATIO * np.maximum(sigma, 1.0)
-    if int(usable.sum()) < _MIN_TILES:
+    if int(usable.sum()) < _MIN_TILES or float(np.median(sigma[usable])) > _MAX_NOISE:
         return None
     log_ratio = np.zeros_like(sigma)
     log_ratio[usable] = _residual_of_curve(mean[usable], np.log(texture[usable] + 0.1), np.log(sigma[usable]))
@@ -145,7 +145,9 @@ def _run(substrate: Substrate) -> Observation:
         return not_applicable("too_compressed", f"JPEG quality {quality} leaves no noise; {_MIN_QUALITY} is needed")
     field = noise_field(block_statistics(substrate.luma))
     if field is None:
-        return not_applicable("no_flat_area", f"fewer than {_MIN_TILES} tiles are flat, unclipped and noisy enough")
+        return not_applicable(
+            "no_flat_area", f"fewer than {_MIN_TILES} tiles are flat and unclipped with the noise of a sensor"
+        )
     return _observation(substrate, field, _candidates(field))
 
 
