@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -96,7 +97,7 @@ class Child:
             lines = self.log.read_text("utf-8", errors="replace").splitlines()
         except OSError as error:
             return f"  (no log: {error.strerror})"
-        return "\n".join(f"  {line[:500]}" for line in lines[-_LOG_TAIL_LINES:]) or "  (empty)"
+        return "\n".join(f"  {_readable(line)[:500]}" for line in lines[-_LOG_TAIL_LINES:]) or "  (empty)"
 
     async def stop(self) -> None:
         """SIGTERM, time to drain, then SIGKILL for the process and all that it started."""
@@ -226,6 +227,15 @@ async def _spawn(name: ServiceName, settings: Mapping[str, str], folder: Path, o
             stdin=PIPE, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     return Child(name, process, settings["server.address"], log, on_state)
+
+
+def _readable(line: str) -> str:
+    """A line of a JSON log as level and message; any other line as it is."""
+    try:
+        record = json.loads(line)
+        return f"{record['level']}: {record['message']}"
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 async def _is_serving(channel: grpc.aio.Channel) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from coordinator.cli.app import app
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    # gRPC's C library writes to standard error by itself, over the progress and into a script's log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         app(args=None if argv is None else list(argv), prog_name="coordinator-cli")
     except SystemExit as end:

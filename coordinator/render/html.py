@@ -86,7 +86,9 @@ class IndexEntry:
             error = document["error"]
             note = f"{error['reason']}: {error['message']}"
             return cls(document["path"], "failed", "", None, note, "", "", thumbnail)
-        found = [phrases.test_name(f["id"]) for tool in document["tools"] for f in tool["findings"] if f["detected"]]
+        found = [
+            phrases.title_of_test(f["id"]) for tool in document["tools"] for f in tool["findings"] if f["detected"]
+        ]
         image = document["image"]
         return cls(
             path=document["path"],
@@ -152,7 +154,7 @@ def _layers(
 
 
 def _layer(key: str, about: HeatMap, made: Overlay, shown: bool, t: Labels) -> MapLayer:
-    name = t("map.fused") if key == FUSED_MAP else f"{t('tool.' + key.split('.')[0])}: {phrases.test_name(key)}"
+    name = t("map.fused") if key == FUSED_MAP else f"{t('tool.' + key.split('.')[0])}: {phrases.title_of_test(key)}"
     return MapLayer(key, name, about["meaning"], about["significant"], made, shown)
 
 
@@ -175,7 +177,7 @@ def _regions(findings: Mapping[str, Finding]) -> list[MarkedRegion]:
         (finding["id"], region) for finding in findings.values() if finding["detected"] for region in finding["regions"]
     ]
     return [
-        MarkedRegion(number, finding_id, phrases.test_name(finding_id), **region)
+        MarkedRegion(number, finding_id, phrases.title_of_test(finding_id), **region)
         for number, (finding_id, region) in enumerate(found, 1)
     ]
 
@@ -237,7 +239,7 @@ def _environment() -> jinja2.Environment:
         "number": phrases.number,
         "seconds": phrases.seconds,
         "file_size": phrases.file_size,
-        "test_name": phrases.test_name,
+        "test_name": phrases.title_of_test,
         "text_language": phrases.text_language,
         "result_key": phrases.result_key,
         "tool_verdict_key": phrases.tool_verdict_key,

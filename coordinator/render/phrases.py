@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from typing import TypeVar
 
 from coordinator.render.labels import Labels
 from coordinator.render.schema import Finding, ReportDocument, Sentence, Tool, Weight
+
+T = TypeVar("T")
 
 NOTHING_LOG10_LR = 0.05
 """Below this magnitude (a factor of 1.12) a weight is said to say nothing."""
@@ -18,6 +21,17 @@ _HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7a3]")
 def printable(text: str) -> str:
     """Untrusted text on one line: control characters, text-direction overrides and the like become U+FFFD."""
     return "".join(c if c.isprintable() else " " if c in "\n\t\r" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def cleaned(value: T) -> T:
+    """A JSON-like value with `printable` applied to every text in it, names included."""
+    if isinstance(value, str):
+        return printable(value)  # type: ignore[return-value]
+    if isinstance(value, list):
+        return [cleaned(item) for item in value]  # type: ignore[return-value]
+    if isinstance(value, dict):
+        return {printable(name): cleaned(item) for name, item in value.items()}  # type: ignore[return-value]
+    return value
 
 
 def percent(probability: float) -> str:
@@ -50,7 +64,7 @@ def seconds(duration_s: float) -> str:
     return f"{duration_s * 1000:.0f} ms" if duration_s < 0.9995 else f"{duration_s:.1f} s"
 
 
-def test_name(finding_id: str) -> str:
+def title_of_test(finding_id: str) -> str:
     """A test's identifier as words: "frequency.double_jpeg" is "Double JPEG"."""
     words = finding_id.rpartition(".")[2].split("_")
     words = [word.upper() if word in _ACRONYMS else word for word in words]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from coordinator.render import phrases
 from coordinator.render.labels import Labels
-from coordinator.render.phrases import printable
+from coordinator.render.phrases import cleaned
 from coordinator.render.schema import Document, ErrorDocument, Finding, ReportDocument, Sentence, Tool
 
 VERDICT_STYLES = {
@@ -31,11 +31,12 @@ _BAR_CELLS = 24
 
 
 def report_text(document: Document, t: Labels) -> RenderableType:
-    """The whole report on one picture."""
+    """The whole report on one picture. Untrusted text in it loses what could steer a terminal."""
+    document = cleaned(document)
     if document["status"] == "error":
         return _error(document, t)
     parts: list[RenderableType] = [
-        Rule(Text(printable(document["path"]), style="bold"), align="left"),
+        Rule(Text(document["path"], style="bold"), align="left"),
         _verdict(document, t),
         _posterior(document, t),
         *_prose(t("summary"), document["explanation"]["summary"]),
@@ -45,7 +46,7 @@ def report_text(document: Document, t: Labels) -> RenderableType:
         *_warnings(document, t),
         Text(f"\n{t('file')}", style="bold"),
         Padding(_file(document, t), (0, 0, 0, 2)),
-        Text(f"\n{printable(phrases.authorship(document, t))}", style="dim"),
+        Text(f"\n{phrases.authorship(document, t)}", style="dim"),
         _timings(document, t),
         Text(""),
     ]
@@ -54,17 +55,18 @@ def report_text(document: Document, t: Labels) -> RenderableType:
 
 def report_line(document: Document, t: Labels) -> str:
     """One line: verdict, probability, path."""
+    document = cleaned(document)
     if document["status"] == "error":
-        return f"{t('verdict.failed')}\t-\t{printable(document['path'])}\t{document['error']['reason']}"
+        return f"{t('verdict.failed')}\t-\t{document['path']}\t{document['error']['reason']}"
     verdict = t(f"verdict.{document['verdict']}")
-    return f"{verdict}\t{document['probability']:.3f}\t{printable(document['path'])}"
+    return f"{verdict}\t{document['probability']:.3f}\t{document['path']}"
 
 
 def _error(document: ErrorDocument, t: Labels) -> RenderableType:
     error = document["error"]
-    body = Text(f"{printable(error['message'])} {printable(error['advice'])}".strip())
+    body = Text(f"{error['message']} {error['advice']}".strip())
     return Group(
-        Rule(Text(printable(document["path"]), style="bold"), align="left", style="red"),
+        Rule(Text(document["path"], style="bold"), align="left", style="red"),
         Text(f"{t('verdict.failed')}  {error['reason']}", style="bold red"),
         Padding(body, (0, 0, 1, 2)),
     )
@@ -102,7 +104,7 @@ def _prose_text(sentences: Iterable[Sentence]) -> Text:
     """Sentences of the model in italics."""
     text = Text()
     for sentence in sentences:
-        text.append(printable(sentence["text"]), style="italic" if sentence["author"] == "model" else "").append(" ")
+        text.append(sentence["text"], style="italic" if sentence["author"] == "model" else "").append(" ")
     text.rstrip()
     return text
 
@@ -114,7 +116,7 @@ def _tool(document: ReportDocument, tool: Tool, t: Labels) -> RenderableType:
     head.append(f"  ({t('about.' + tool['tool'])}; {phrases.seconds(tool['duration_s'])})", style="dim")
     parts: list[RenderableType] = [head]
     if tool["error"]:
-        parts.append(Padding(Text(printable(tool["error"]["message"]), style="yellow"), (0, 0, 0, 2)))
+        parts.append(Padding(Text(tool["error"]["message"], style="yellow"), (0, 0, 0, 2)))
     parts += _reading(document, tool)
     parts.append(_findings(tool["findings"], t))
     return Padding(Group(*parts), (0, 0, 0, 2))
@@ -136,17 +138,17 @@ def _findings(findings: list[Finding], t: Labels) -> RenderableType:
     table.add_column()
     for finding in findings:
         key = phrases.result_key(finding)
-        name = Text(phrases.test_name(finding["id"]), style="" if finding["outcome"] == "tested" else "dim")
+        name = Text(phrases.title_of_test(finding["id"]), style="" if finding["outcome"] == "tested" else "dim")
         table.add_row(name, Text(t(key), style=_RESULT_STYLES[key]), Text(_detail(finding, t), style="dim"))
     return Padding(table, (0, 0, 0, 2))
 
 
 def _detail(finding: Finding, t: Labels) -> str:
     if finding["outcome"] != "tested":
-        return printable(finding["reason"])
+        return finding["reason"]
     parts = phrases.weight_phrases(finding["manipulated"], finding["ai_generated"], t)
     if finding["detected"]:
-        parts += [f"{k}: {printable(v)[:80]}" for k, v in list(finding["details"].items())[:3]]
+        parts += [f"{k}: {v[:80]}" for k, v in list(finding["details"].items())[:3]]
         parts += [_region(finding, t)] if finding["regions"] else []
     return "; ".join(parts)
 
@@ -161,7 +163,7 @@ def _warnings(document: ReportDocument, t: Labels) -> Iterator[RenderableType]:
     if document["warnings"]:
         yield Text(f"\n{t('warnings')}", style="bold yellow")
         for warning in document["warnings"]:
-            yield Padding(Text(printable(warning)), (0, 0, 0, 2))
+            yield Padding(Text(warning), (0, 0, 0, 2))
 
 
 def _file(document: ReportDocument, t: Labels) -> RenderableType:
@@ -172,17 +174,17 @@ def _file(document: ReportDocument, t: Labels) -> RenderableType:
     quality = f", {t('quality')} {image['jpeg_quality']}" if image["jpeg_quality"] else ""
     table.add_row(
         t("format"),
-        f"{printable(image['format'])}, {image['width_px']} × {image['height_px']} px, {printable(image['mode'])}, "
+        f"{image['format']}, {image['width_px']} × {image['height_px']} px, {image['mode']}, "
         f"{phrases.file_size(image['size_bytes'])}{quality}",
     )
     table.add_row(t("sha256"), image["sha256"])
     for name, value in image["metadata"].items():
-        table.add_row(Text(printable(name)), Text(printable(value)))
+        table.add_row(Text(name), Text(value))
     if not image["metadata"]:
         table.add_row("", t("metadata.none"))
     return table
 
 
 def _timings(document: ReportDocument, t: Labels) -> Text:
-    parts = [f"{printable(item['phase'])} {phrases.seconds(item['duration_s'])}" for item in document["timings"]]
+    parts = [f"{item['phase']} {phrases.seconds(item['duration_s'])}" for item in document["timings"]]
     return Text(f"{t('timings')}: {', '.join(parts)}", style="dim")

@@ -156,7 +156,7 @@ class SimulatedCoordinator(coordinator_pb2_grpc.CoordinatorServiceServicer):
     status_calls: int = 0
     refused: set[str] = field(default_factory=set)
 
-    async def Analyze(self, request: Any, context: Any) -> Any:
+    def Analyze(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
     async def AnalyzeStream(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Response]:
