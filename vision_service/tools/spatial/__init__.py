@@ -1,6 +1,6 @@
-"""The spatial tool: copies, seams and uneven sharpness."""
+"""The spatial tool: copies within the picture, uneven sharpness, uneven blocking."""
 
 from vision_service.domain import Tool, ToolName
-from vision_service.tools.spatial import copy_move
+from vision_service.tools.spatial import blocking, blur, copy_move
 
-TOOL = Tool(ToolName.SPATIAL, "0.1.0", (copy_move.TEST,))
+TOOL = Tool(ToolName.SPATIAL, "0.1.0", (copy_move.TEST, blur.TEST, blocking.TEST))

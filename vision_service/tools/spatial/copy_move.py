@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
 
 from vision_service.domain import MAX_REGIONS, HeatMap, Measurement, Observation, Outcome, Region, Test, not_applicable
 from vision_service.substrate import Substrate
-from vision_service.tools.spatial.autocorrelation import Shift, similar_shifts, whitened_residual
-from vision_service.tools.spatial.grain import CELL_PX, cell_correlation
+from vision_service.tools.spatial.autocorrelation import Shift, similar_shifts
+from vision_service.tools.spatial.grain import CELL_PX, cell_correlation, grain, plateaus
 from vision_service.tools.spatial.keypoints import find_keypoints
 from vision_service.tools.spatial.matching import clusters, match
 from vision_service.tools.spatial.verification import CELL_CORRELATION, MARGIN_PX, Affine, Box, Copy, bounds, verify
@@ -28,11 +29,15 @@ MAX_SHIFTS = 5
 MIN_Z = 6.0
 """Least autocorrelation peak worth verifying, standard deviations."""
 
-CORRELATION = 0.70
-QUIET_CORRELATION = 0.65
-SHARPNESS = 0.35
-AREA_CELLS = 16
+CORRELATION = 0.78
+QUIET_CORRELATION = 0.70
+SHARPNESS = 0.32
+AREA_CELLS = 24
 MAX_FLAT = 0.5
+MAX_PLATEAU = 0.45
+"""Drawn letters and icons repeat exactly without anyone having copied them: regions (and, above `MAX_GRAPHIC`, whole
+pictures) that consist of plateaus are no evidence."""
+MAX_GRAPHIC = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +59,8 @@ class Candidate:
         )
         size = min(1.0, copy.area_cells / AREA_CELLS)
         texture = min(1.0, (1.0 - copy.flat) / (1.0 - MAX_FLAT))
-        return max(0.0, worst) * size * texture
+        strength = max(0.0, worst) * size * texture
+        return strength if copy.plateau <= MAX_PLATEAU else min(strength, 0.5)
 
 
 def run(substrate: Substrate) -> Observation:
@@ -63,8 +69,9 @@ def run(substrate: Substrate) -> Observation:
     Proposals come from groups of SIFT matches (any rotation, scales 1/2..2) and from the autocorrelation of the
     residual (pure translations, smooth areas too); each is verified pixel by pixel at native resolution.
     Complexity: linear in pixels (SIFT, two FFTs, five comparisons) plus a constant for at most 5000 keypoints.
-    Fails on: copies smaller than 32 x 32 px, mirrored or strongly distorted ones, copies recompressed so that no
-    grain survives, and regions without any texture.
+    Fails on: copies smaller than about 40 x 40 px, mirrored or strongly distorted ones, copies recompressed so that no
+    grain survives, regions without any texture, drawings and
+    screenshots.
     """
     if min(substrate.height_px, substrate.width_px) < MIN_SIDE_PX:
         return not_applicable(
@@ -73,6 +80,13 @@ def run(substrate: Substrate) -> Observation:
             f"{MIN_SIDE_PX} px a side",
         )
     luma = substrate.luma.cpu().numpy()
+    graphic = float(plateaus(luma).mean())
+    if graphic > MAX_GRAPHIC:
+        return not_applicable(
+            "no_grain",
+            f"{graphic:.0%} of the pixels equal their neighbours, as in a drawing or screenshot, where equal elements "
+            "do not mean a copy",
+        )
     candidates = sorted(_candidates(substrate, luma), key=lambda c: -c.strength)
     return _observe(candidates, substrate.height_px, substrate.width_px)
 
@@ -86,11 +100,9 @@ def _candidates(substrate: Substrate, luma: FloatArray) -> Iterator[Candidate]:
         copy = verify(luma, cluster.transform, box) if _plausible(cluster.transform) else None
         if copy is not None:
             yield Candidate(copy, len(cluster.source), cluster.log10_nfa)
-    residual = whitened_residual(substrate.luma)
-    shifts = similar_shifts(residual, MAX_SHIFTS, MIN_Z)
-    grain = residual.cpu().numpy()
-    for shift in shifts:
-        box_or_none = _shifted_box(grain, shift)
+    noise, _ = grain(luma)
+    for shift in similar_shifts(torch.from_numpy(noise).to(substrate.device), MAX_SHIFTS, MIN_Z):
+        box_or_none = _shifted_box(noise, shift)
         if box_or_none is None:
             continue
         transform = np.array([[1.0, 0.0, shift.dx_px], [0.0, 1.0, shift.dy_px]])
@@ -104,14 +116,14 @@ def _plausible(transform: Affine) -> bool:
     return 0.45 < scale < 2.2
 
 
-def _shifted_box(grain: FloatArray, shift: Shift) -> Box | None:
+def _shifted_box(noise: FloatArray, shift: Shift) -> Box | None:
     """Surroundings of the largest region that agrees with the picture shifted by a whole number of pixels."""
-    height, width = grain.shape
+    height, width = noise.shape
     dx, dy = shift.dx_px, shift.dy_px
     x0, x1, y0, y1 = max(0, -dx), min(width, width - dx), max(0, -dy), min(height, height - dy)
     if min(x1 - x0, y1 - y0) < 3 * CELL_PX:
         return None
-    correlation = cell_correlation(grain[y0:y1, x0:x1], grain[y0 + dy : y1 + dy, x0 + dx : x1 + dx])
+    correlation = cell_correlation(noise[y0:y1, x0:x1], noise[y0 + dy : y1 + dy, x0 + dx : x1 + dx])
     labels, count = ndimage.label(correlation > CELL_CORRELATION)
     if count == 0:
         return None
@@ -152,6 +164,7 @@ def _measurements(best: Candidate | None) -> tuple[Measurement, ...]:
         Measurement("alignment_sharpness", copy.sharpness, "1"),
         Measurement("area", float(copy.area_cells * CELL_PX**2), "px"),
         Measurement("flat_share", copy.flat, "1"),
+        Measurement("plateau_share", copy.plateau, "1"),
         Measurement("shift_x", float(shift[0]), "px"),
         Measurement("shift_y", float(shift[1]), "px"),
         Measurement("rotation", float(np.degrees(np.arctan2(linear[1, 0], linear[0, 0]))), "deg"),

@@ -20,6 +20,9 @@ DISTANCE = 0.45
 MIN_SHIFT_PX = 24.0
 """Keypoints nearer than this describe overlapping neighbourhoods."""
 MAX_MATCHES = 2400
+MAX_PAIRS = 100_000
+"""Most similar pairs kept per slice of `SLICE` keypoints; a regular pattern has millions."""
+SLICE = 1024
 ANGLE_TOLERANCE = 0.35
 LOG_SCALE_TOLERANCE = 0.35
 
@@ -56,27 +59,44 @@ class Cluster:
 def match(keypoints: Keypoints, device: torch.device) -> Matches:
     """Directed matches in both directions, nearest first, at most `MAX_MATCHES`.
 
-    Complexity: N^2 similarities in slices of 1024 rows.
+    Complexity: N^2 / 2 similarities, in slices.
     """
     if len(keypoints) < 2:
         return _matches(keypoints, np.zeros((0, 2), np.int64))
     descriptors = torch.from_numpy(keypoints.descriptors).to(device)
     xy = torch.from_numpy(keypoints.xy).to(device)
-    floor = 1.0 - DISTANCE**2 / 2
-    found = []
-    for start in range(0, len(keypoints), 1024):
-        similarity = descriptors[start : start + 1024] @ descriptors.T
-        near = torch.cdist(xy[start : start + 1024], xy) < MIN_SHIFT_PX
-        value, index = similarity.masked_fill_(near, -1.0).topk(min(NEIGHBOURS, len(keypoints)), dim=1)
-        row, column = torch.nonzero(value > floor, as_tuple=True)
-        found.append(torch.stack([row + start, index[row, column]], 1).double())
-        found[-1] = torch.cat([found[-1], value[row, column].double()[:, None]], 1)
+    found = [
+        _similar_pairs(descriptors, xy, start, min(start + SLICE, len(keypoints)))
+        for start in range(0, len(keypoints), SLICE)
+    ]
     table = torch.cat(found).cpu().numpy()
-    pairs = np.sort(table[:, :2].astype(np.int64), axis=1)
-    unique, first = np.unique(pairs, axis=0, return_index=True)
-    order = np.argsort(-table[first, 2], kind="stable")[: MAX_MATCHES // 2]
-    chosen = unique[order]
-    return _matches(keypoints, np.concatenate([chosen, chosen[:, ::-1]]))
+    table = table[np.argsort(-table[:, 2], kind="stable")]
+    pairs = table[_first_of_each(table[:, 0], table[:, 1])][: MAX_MATCHES // 2, :2].astype(np.int64)
+    return _matches(keypoints, np.concatenate([pairs, pairs[:, ::-1]]))
+
+
+def _similar_pairs(descriptors: torch.Tensor, xy: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Rows (i, j, similarity) with start <= i < stop, j > i, of similar keypoints that are not neighbours."""
+    similarity = descriptors[start:stop] @ descriptors[start:].T
+    i, j = torch.nonzero(similarity > 1.0 - DISTANCE**2 / 2, as_tuple=True)
+    value = similarity[i, j]
+    far = (j > i) & ((xy[start + i] - xy[start + j]).square().sum(dim=1) >= MIN_SHIFT_PX**2)
+    rows = torch.stack([start + i[far], start + j[far]], dim=1).double()
+    table = torch.cat([rows, value[far, None].double()], dim=1)
+    if len(table) > MAX_PAIRS:
+        table = table[table[:, 2].topk(MAX_PAIRS).indices]
+    return table
+
+
+def _first_of_each(i: npt.NDArray[np.float64], j: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Pairs among the first `NEIGHBOURS` of either of their keypoints."""
+    kept = np.zeros(len(i), dtype=bool)
+    for own in (i, j):
+        order = np.argsort(own, kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(own[order]) != 0]) if len(own) else np.zeros(0, np.int64)
+        rank = np.arange(len(own)) - np.repeat(starts, np.diff(np.r_[starts, len(own)]))
+        kept[order[rank < NEIGHBOURS]] = True
+    return kept
 
 
 def _matches(keypoints: Keypoints, pairs: npt.NDArray[np.int64]) -> Matches:

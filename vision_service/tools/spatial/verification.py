@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from vision_service.tools.spatial.grain import CELL_PX, cell_correlation, flat_cells, grain
+from vision_service.tools.spatial.grain import CELL_PX, cell_correlation, flat_cells, grain, plateaus
 
 FloatArray = npt.NDArray[np.float32]
 Affine = npt.NDArray[np.float64]
@@ -46,11 +46,13 @@ class Copy:
     quiet_correlation: float
     """Grain correlation over the half of the region that has least structure, -1..1."""
     rival: float
-    """Highest correlation of the region at a wrong alignment 2..LAG_PX px off, -1..1: edges and patterns."""
+    """Highest correlation of the region at a wrong alignment 3..LAG_PX px off, -1..1: edges and patterns."""
     whole: float
     """Correlation of the region as a whole at the right alignment, -1..1."""
     flat: float
     """Share of the region without any grain to compare, 0..1."""
+    plateau: float
+    """Share of the region's pixels that equal their right and lower neighbours, 0..1."""
 
     @property
     def area_cells(self) -> int:
@@ -191,10 +193,10 @@ def _local(transform: Affine, box: Box) -> Affine:
 def _measure(luma: FloatArray, transform: Affine, box: Box) -> Copy | None:
     x0, y0, x1, y1 = box
     first, deviation = grain(luma[y0:y1, x0:x1])
-    second, deviation_there, valid = _warped_grain(luma, transform, box)
+    second, deviation_there = _warped_grain(luma, transform, box)
     quiet = np.minimum(deviation, deviation_there)
-    correlation = cell_correlation(first * valid, second * valid)
-    correlation[~_moves(transform, box, correlation.shape)] = 0
+    correlation = cell_correlation(first, second)
+    correlation[~_comparable(transform, box, luma.shape)] = 0
     flat = flat_cells(quiet)
     correlation[flat & ~_enclosed(correlation, flat)] = 0
     region = _largest(correlation > CELL_CORRELATION)
@@ -212,35 +214,27 @@ def _measure(luma: FloatArray, transform: Affine, box: Box) -> Copy | None:
         rival=rival,
         whole=whole,
         flat=float(flat[region].mean()),
+        plateau=float(plateaus(luma[y0:y1, x0:x1])[pixels].mean()),
     )
 
 
-def _warped_grain(luma: FloatArray, transform: Affine, box: Box) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _warped_grain(luma: FloatArray, transform: Affine, box: Box) -> tuple[FloatArray, FloatArray]:
     x0, y0, x1, y1 = box
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     size = (x1 - x0, y1 - y0)
     there = cv2.warpAffine(luma, _local(transform, box), size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    corners = np.array([[-0.5, -0.5], [luma.shape[1] - 0.5, luma.shape[0] - 0.5]])
-    points = _grid(transform, box, 1)
-    inside = ((points > corners[0] + 3) & (points < corners[1] - 3)).all(axis=-1)
-    residual, deviation = grain(np.asarray(there, dtype=np.float32))
-    return residual, deviation, inside.astype(np.float32)
+    return grain(np.asarray(there, dtype=np.float32))
 
 
-def _grid(transform: Affine, box: Box, step: int) -> npt.NDArray[np.float64]:
-    """Images of the centres of `step`-pixel cells of the box, shape (rows, columns, 2)."""
-    x = np.arange(box[0] + (step - 1) / 2, box[2], step)
-    y = np.arange(box[1] + (step - 1) / 2, box[3], step)
-    a, b = transform[:, :2], transform[:, 2]
-    return np.stack(
-        [a[0, 0] * x[None] + a[0, 1] * y[:, None] + b[0], a[1, 0] * x[None] + a[1, 1] * y[:, None] + b[1]], axis=-1
-    )
-
-
-def _moves(transform: Affine, box: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    away = transform - np.hstack([np.eye(2), np.zeros((2, 1))])
-    distance = np.linalg.norm(_grid(away, box, CELL_PX), axis=-1)
-    return np.asarray(distance[: shape[0], : shape[1]] >= MIN_DISTANCE_PX)
+def _comparable(transform: Affine, box: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Whole cells of the box whose image lies well within the picture and away from themselves."""
+    columns, rows = (box[2] - box[0]) // CELL_PX, (box[3] - box[1]) // CELL_PX
+    x = box[0] + (CELL_PX - 1) / 2 + CELL_PX * np.arange(columns)[None, :]
+    y = box[1] + (CELL_PX - 1) / 2 + CELL_PX * np.arange(rows)[:, None]
+    there_x, there_y = (row[0] * x + row[1] * y + row[2] for row in transform)
+    margin = CELL_PX
+    inside = (there_x > margin) & (there_x < shape[1] - margin) & (there_y > margin) & (there_y < shape[0] - margin)
+    return np.asarray(inside & (np.hypot(there_x - x, there_y - y) >= MIN_DISTANCE_PX))
 
 
 def _enclosed(correlation: FloatArray, flat: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -265,7 +259,7 @@ def _coefficient(first: FloatArray, second: FloatArray) -> float:
 def _rivals(first: FloatArray, second: FloatArray) -> tuple[float, float]:
     """Correlation at the right alignment and the highest at a wrong one, by one cross-correlation.
 
-    `first` is 0 outside of the region. Lags within 1 px belong to the right alignment.
+    `first` is 0 outside of the region. Lags within 2 px belong to the right alignment.
     """
     lag = LAG_PX
     rows, columns = np.flatnonzero(first.any(axis=1)), np.flatnonzero(first.any(axis=0))
@@ -283,5 +277,5 @@ def _rivals(first: FloatArray, second: FloatArray) -> tuple[float, float]:
     norm = np.sqrt(np.maximum(energy, 0.25 * own) * float((patch**2).sum()))
     correlation = cross / np.maximum(norm, 1e-6)
     whole = float(correlation[lag, lag])
-    correlation[lag - 1 : lag + 2, lag - 1 : lag + 2] = -1.0
+    correlation[lag - 2 : lag + 3, lag - 2 : lag + 3] = -1.0
     return whole, float(correlation.max())
