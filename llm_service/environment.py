@@ -9,14 +9,20 @@ from pathlib import Path
 from llm_service.config import LlmConfig
 
 
-def engine_environment(config: LlmConfig) -> dict[str, str]:
-    """The variables for a configuration; the engine's processes inherit them."""
+def engine_environment(config: LlmConfig, socket_folder: Path) -> dict[str, str]:
+    """The variables for a configuration; the engine's processes inherit them.
+
+    Args:
+        config: settings.
+        socket_folder: private folder for the sockets between the service and its engine.
+    """
     variables = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         # The service logs what matters in its own form; the engine adds warnings and errors, on standard error.
         "VLLM_LOGGING_LEVEL": "DEBUG" if config.server.log_level == "debug" else "WARNING",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+        "VLLM_RPC_BASE_PATH": str(socket_folder),
         "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
         # vLLM would pin threads to fixed cores, which two engines on one host, or an engine and the vision service,
         # then fight over.

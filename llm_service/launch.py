@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llm_service import environment
@@ -32,11 +33,12 @@ class Launched:
     """"import", "config", "engine" (processes, weights, KV cache), in seconds."""
 
 
-def launch(config: LlmConfig, stopping: Callable[[], bool]) -> Launched:
+def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool]) -> Launched:
     """Imports vLLM, reads the model's configuration and starts the engine. Blocks; call it in a thread.
 
     Args:
         config: settings.
+        socket_folder: for the sockets between the service and its engine, which vLLM leaves behind.
         stopping: asked between phases; true gives up.
 
     Raises:
@@ -44,7 +46,7 @@ def launch(config: LlmConfig, stopping: Callable[[], bool]) -> Launched:
     """
     check_model_files(config.model)
     phases: dict[str, float] = {}
-    environment.apply(environment.engine_environment(config))
+    environment.apply(environment.engine_environment(config, socket_folder))
     clock = _Phases(phases, stopping)
     with clock.phase("import"):
         from vllm.engine.arg_utils import AsyncEngineArgs

@@ -37,6 +37,10 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         """Begins to serve."""
         self._opened = (engine, description)
 
+    def close(self) -> None:
+        """Ends to serve."""
+        self._opened = None
+
     async def Generate(  # noqa: N802 - the contract's name
         self, request: llm_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[llm_pb2.GenerateResponse]:
