@@ -99,7 +99,7 @@ def test_hostile_strings_add_no_tag_to_a_page(lang: str) -> None:
     assert (page.count("script"), page.count("style"), page.count("img")) == (1, 1, 0)
     assert not any(name.startswith("on") or name == "style" for _, attributes in page.tags for name in attributes)
     assert "<script>alert(1)" not in text
-    assert "49" not in page.text, "a template inside a value is not run"
+    assert "{{ 7*7 }}" in page.text, "a template inside a value is not run"
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "alert(1)" in page.text, "hostile text is shown as text"
