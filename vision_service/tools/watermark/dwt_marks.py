@@ -120,15 +120,17 @@ class MarkScore:
     log10_p: float
     """One-sided, log10 of the probability under unrelated readings."""
     bit_agreement: float
-    """Share of positions whose mean reading, centred, has the sign of the payload's bit, 0..1."""
+    """Share of positions whose mean reading and bit have the same sign after centring, 0..1."""
 
 
 def match_payload(reading: FloatArray, payload: Payload) -> MarkScore:
     """Correlates a reading with a payload that is repeated over the blocks in raster order.
 
-    Payload and mean reading by position are centred and correlated. Under H0 the positions are exchangeable and
-    t = r sqrt((n - 2) / (1 - r^2)) is Student's with n - 2 degrees of freedom for a payload of n bits. A binomial null
-    on raw bits would be wrong by far: flat areas read as constants.
+    Payload and mean reading by position are centred within each residue class of the positions modulo P, where P is 8
+    for payloads of whole bytes and 2 for others of even length: text has a pattern of period 8, and so have chroma
+    JPEG and resized pictures over the blocks. Under H0 the rest is exchangeable and t = r sqrt(f / (1 - r^2)) is
+    Student's with f = n - P - 1 degrees of freedom for a payload of n bits. A binomial null on raw bits would be wrong
+    by far: flat areas read as constants.
 
     Args:
         reading: shape (block rows, block columns), larger = more like a "1", freed of content (`detail`).
@@ -138,14 +140,20 @@ def match_payload(reading: FloatArray, payload: Payload) -> MarkScore:
     position = np.arange(reading.size) % n
     counts = np.bincount(position, minlength=n)
     means = np.bincount(position, weights=reading.ravel(), minlength=n) / np.maximum(counts, 1)
-    means -= means.mean()
-    expected = payload.bits - payload.bits.mean()
+    period = 8 if n % 8 == 0 else 2 if n % 2 == 0 else 1
+    means, expected = _centred(means, period), _centred(payload.bits.astype(np.float64), period)
     power = float(np.sqrt((means**2).sum() * (expected**2).sum()))
     r = float((means * expected).sum() / power) if power > _TINY else 0.0
     r = min(max(r, -1 + _TINY), 1 - _TINY)
-    t = r * np.sqrt((n - 2) / (1 - r * r))
-    log10_p = float(stats.t.logsf(t, n - 2) / np.log(10))
-    return MarkScore(payload.generator, r, log10_p, float(((means > 0) == (payload.bits > 0)).mean()))
+    freedom = n - period - 1
+    t = r * np.sqrt(freedom / (1 - r * r))
+    log10_p = float(stats.t.logsf(t, freedom) / np.log(10))
+    return MarkScore(payload.generator, r, log10_p, float(((means > 0) == (expected > 0)).mean()))
+
+
+def _centred(values: FloatArray, period: int) -> FloatArray:
+    table = values.reshape(-1, period)
+    return (table - table.mean(axis=0)).ravel()
 
 
 def _run(substrate: Substrate, *, test_id: str, reader: Reader, payloads: Sequence[Payload]) -> Observation:

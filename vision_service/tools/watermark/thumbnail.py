@@ -19,9 +19,9 @@ MAX_SIDE_PX: Final = 1024
 MIN_SIDE_PX: Final = 40
 MIN_CONTRAST: Final = 8.0
 """Least standard deviation in grey levels at which a comparison means anything."""
-SAME_SCENE: Final = 0.6
-"""Least correlation of a thumbnail that shows the picture; 70 camera files measured 0.90 and more."""
-CROP_CORRELATION: Final = 0.92
+SAME_SCENE: Final = 0.55
+"""Least correlation of a thumbnail that shows the picture; the camera files measured have 0.90 and more."""
+CROP_CORRELATION: Final = 0.8
 """Least correlation at which a picture counts as found inside its thumbnail."""
 
 _WINDOW: Final = 7
@@ -162,7 +162,7 @@ def _aligned(best: _Candidate, thumbnail: FloatArray, luma: FloatArray) -> Compa
         changed_share=float(changed.mean()),
         largest_difference=float(inner.max()) if inner.size else 0.0,
         changed=back[:, ::-1] if best.mirrored else back,
-        crop_correlation=_crop_correlation(thumbnail, luma) if correlation < CROP_CORRELATION else 0.0,
+        crop_correlation=_crop_correlation(thumbnail, luma) if correlation < SAME_SCENE else 0.0,
     )
 
 
@@ -195,16 +195,21 @@ def _difference(small: FloatArray, reference: FloatArray) -> FloatArray:
 
 
 def _tone_fit(source: FloatArray, target: FloatArray) -> FloatArray:
-    """Source mapped through the cubic polynomial that fits target best, by reweighted least squares."""
-    x = source / 255.0
-    basis = np.stack([np.ones_like(x), x, x * x, x**3], axis=-1).reshape(-1, 4)
-    goal = target.ravel()
+    """Source mapped through the quadratic tone curve that fits the target's unchanged part.
+
+    First a straight line by least absolute deviations, then a parabola on what lies near it: a new object whose tone
+    occurs nowhere else must not bend the curve.
+    """
+    x, goal = source.ravel() / 255.0, target.ravel()
     weights = np.ones_like(goal)
-    coefficients = np.zeros(4, dtype=np.float32)
-    for _ in range(3):
-        coefficients, *_ = np.linalg.lstsq(basis * weights[:, None], goal * weights, rcond=None)
-        weights = 1.0 / np.sqrt(np.maximum(np.abs(goal - basis @ coefficients), 4.0))
-    return np.asarray((basis @ coefficients).reshape(source.shape), dtype=np.float32)
+    line = np.zeros(2)
+    for _ in range(8):
+        line = np.polyfit(x, goal, 1, w=weights)
+        weights = 1.0 / np.sqrt(np.maximum(np.abs(goal - np.polyval(line, x)), 2.0))
+    residual = np.abs(goal - np.polyval(line, x))
+    near = residual < max(3 * 1.4826 * float(np.median(residual)), 12.0)
+    curve = np.polyfit(x[near], goal[near], 2)
+    return np.asarray(np.clip(np.polyval(curve, source / 255.0), 0, 255), dtype=np.float32)
 
 
 def _crop_correlation(thumbnail: FloatArray, luma: FloatArray) -> float:
