@@ -145,9 +145,7 @@ def _run(substrate: Substrate) -> Observation:
         return not_applicable("too_compressed", f"JPEG quality {quality} leaves no noise; {_MIN_QUALITY} is needed")
     field = noise_field(block_statistics(substrate.luma))
     if field is None:
-        return not_applicable(
-            "no_flat_area", f"fewer than {_MIN_TILES} tiles are flat and unclipped with the noise of a sensor"
-        )
+        return not_applicable("no_flat_area", f"fewer than {_MIN_TILES} tiles are flat and show sensor noise")
     return _observation(substrate, field, _candidates(field))
 
 
