@@ -100,9 +100,9 @@ def test_the_command_starts_and_stops_services_of_its_own(
 
 
 async def test_a_service_that_cannot_start_is_named_with_the_end_of_its_log() -> None:
-    options = EmbeddedOptions(llm_model=None, settings={"vision": {"workers": "0"}})
+    options = EmbeddedOptions(llm_model=None, settings={"coordinator": {"max_open_items": "0"}})
     pids = set()
-    with pytest.raises(MaifsError, match="workers = 0: must be at least 1") as caught:
+    with pytest.raises(MaifsError, match="max_open_items = 0: must be at least 1") as caught:
         async with embedded_services(options, lambda *_: pids.update(children_of(os.getpid()))):
             pytest.fail("the context was entered")
     assert caught.value.reason is Reason.BACKEND_UNAVAILABLE
