@@ -25,8 +25,12 @@ PRIOR = {"authentic": 0.70, "manipulated": 0.15, "ai_generated": 0.15}
 COSTS = {"accuse_authentic": 20.0, "wrong_kind": 3.0, "clear_forged": 4.0}
 """In units of the cost of "uncertain"."""
 
-AUTHENTIC = {"min_traces": 3, "max_log10_lr_manipulated": -0.05, "max_log10_lr_ai_generated": 0.0}
-"""When "authentic" may be said without a credential."""
+AUTHENTIC = {"min_traces": 3, "max_log10_lr_manipulated": -0.05, "max_log10_lr_ai_generated": -0.5}
+"""When "authentic" may be said without a credential.
+
+Finding no trace of a generator is not enough, since most leave none that survives: something that a camera leaves must
+be there (its sensor's lattice, a thumbnail that fits).
+"""
 
 RULES: Mapping[str, str] = {
     "watermark.content_credentials.ai": "provenance.ai_declared",
@@ -37,12 +41,13 @@ RULES: Mapping[str, str] = {
     "watermark.metadata_source.declared_ai": "provenance.ai_declared",
     "watermark.metadata_source.declared_ai_edit": "provenance.ai_edit_declared",
     "watermark.metadata_source.declared_edit": "provenance.edit_declared",
+    "watermark.metadata_consistency.thumbnail_content_differs": "provenance.thumbnail_differs",
     "watermark.dwt_dct.detected": "provenance.known_watermark",
     "watermark.dwt_dct_svd.detected": "provenance.known_watermark",
 }
 """Rule names of provenance by the beginning of an explanation key."""
 
-POLICY_GROUPS = frozenset({"provenance", "known_watermark"})
+POLICY_GROUPS = frozenset({"provenance", "known_watermark", "capture_metadata"})
 """Set by policy: their weight is 1 and is not fitted."""
 
 RIDGE = 1.0

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from serving.errors import MaifsError, Reason
 from vision_service.domain import Finding, Observation, Outcome, Weight
@@ -23,18 +23,22 @@ _LN10 = math.log(10.0)
 _NO_WEIGHTS = (Weight(), Weight())
 
 
+Feature = Literal["score", "log", "detected"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+
+
 @dataclass(frozen=True)
 class Curve:
-    """log10 LR = (intercept + slope * score) / ln 10, limited to [max(-cap, floor), cap].
+    """log10 LR = (intercept + slope * feature) / ln 10, limited to [max(-cap, floor), cap].
 
     Two-parameter logistic calibration (Platt 1999; Brümmer and du Preez 2006) for balanced classes, limited by the
     number of calibration images as ELUB does (Vergeer et al. 2016).
     """
 
     slope: float
-    """Natural log odds per unit of score, >= 0."""
+    """Natural log odds per unit of the feature, >= 0."""
     intercept: float
-    """Natural log odds at score 0."""
+    """Natural log odds where the feature is 0."""
     cap: float
     """Largest |log10 LR|, at most log10(n + 1) for n images of the smaller class."""
     n_target: int = 0
@@ -44,12 +48,21 @@ class Curve:
     floor: float = NOTHING_FOUND_FLOOR
     """Least log10 LR; below `NOTHING_FOUND_FLOOR` only where low scores are a finding (a camera's own trace)."""
 
-    def weight(self, score: float) -> Weight:
-        """The weight of one score; zero for a score that is not finite."""
+    feature: Feature = "score"
+
+    def weight(self, score: float, *, detected: bool) -> Weight:
+        """The weight of one observation; zero for a score that is not finite."""
         if not math.isfinite(score):
             return Weight()
-        log10_lr = (self.intercept + self.slope * score) / _LN10
+        log10_lr = (self.intercept + self.slope * feature_value(self.feature, score, detected=detected)) / _LN10
         return Weight(min(max(log10_lr, -self.cap, self.floor), self.cap), self.cap)
+
+
+def feature_value(feature: Feature, score: float, *, detected: bool) -> float:
+    """What a curve is a function of: the score, its signed log(1 + |score|), or whether the test detected its trace."""
+    if feature == "detected":
+        return float(detected)
+    return math.copysign(math.log1p(abs(score)), score) if feature == "log" else score
 
 
 @dataclass(frozen=True)
@@ -126,8 +139,8 @@ class Calibration:
         if entry is None:
             return _NO_WEIGHTS
         return (
-            _weight(entry.manipulated, stratum, observation.score),
-            _weight(entry.ai_generated, stratum, observation.score),
+            _weight(entry.manipulated, stratum, observation),
+            _weight(entry.ai_generated, stratum, observation),
         )
 
     def combine(self, findings: Iterable[Finding]) -> tuple[Weight, Weight]:
@@ -162,15 +175,18 @@ def _sum(weights: Iterable[Weight]) -> Weight:
     return Weight(sum(weight.log10_lr for weight in listed), sum(weight.cap for weight in listed))
 
 
-def _weight(curves: Mapping[str, Curve], stratum: str, score: float) -> Weight:
+def _weight(curves: Mapping[str, Curve], stratum: str, observation: Observation) -> Weight:
     curve = curves.get(stratum, curves.get("*"))
-    return curve.weight(score) if curve is not None else Weight()
+    return curve.weight(observation.score, detected=observation.detected) if curve is not None else Weight()
 
 
 def _curves(where: str, entry: Mapping[str, Any]) -> dict[str, Curve]:
     curves = {}
     for stratum, values in entry.items():
         place = f"{where}.{stratum}"
+        feature = values.get("feature", "score")
+        if feature not in FEATURES:
+            raise ValueError(f"{place}.feature is {feature!r}; known: {', '.join(FEATURES)}")
         curve = Curve(
             slope=_finite(place, values, "slope"),
             intercept=_finite(place, values, "intercept"),
@@ -178,6 +194,7 @@ def _curves(where: str, entry: Mapping[str, Any]) -> dict[str, Curve]:
             n_target=int(values.get("n_target", 0)),
             n_authentic=int(values.get("n_authentic", 0)),
             floor=_finite(place, values, "floor") if "floor" in values else NOTHING_FOUND_FLOOR,
+            feature=feature,
         )
         if curve.slope < 0:
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vision_service.calibration import NOTHING_FOUND_FLOOR, Curve
+from vision_service.calibration import NOTHING_FOUND_FLOOR, Curve, Feature
 from vision_service.domain import Outcome
 from vision_service.labelled import Record
 from vision_service.laundering import FORGERIES
@@ -44,6 +44,7 @@ class Samples:
     """Copies of pictures on which one test ran, for one pair of hypotheses; arrays of shape (n,)."""
 
     scores: FloatArray
+    detected: npt.NDArray[np.bool_]
     targets: npt.NDArray[np.bool_]
     """True: the hypothesis; False: authentic."""
     weights: FloatArray
@@ -52,11 +53,18 @@ class Samples:
     strata: npt.NDArray[np.str_]
     records: npt.NDArray[np.int64]
     """Index of the record."""
+    wild: npt.NDArray[np.bool_]
+    """False for forged copies."""
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Samples:
         """The samples at which `keep` is true."""
-        fields = (self.scores, self.targets, self.weights, self.images, self.sources, self.strata, self.records)
-        return Samples(*(values[keep] for values in fields))  # type: ignore[arg-type]
+        return Samples(**{name: values[keep] for name, values in vars(self).items()})
+
+    def feature(self, feature: Feature) -> FloatArray:
+        """The feature's values, shape (n,)."""
+        if feature == "detected":
+            return self.detected.astype(np.float64)
+        return np.copysign(np.log1p(np.abs(self.scores)), self.scores) if feature == "log" else self.scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,31 +106,47 @@ def samples_of(records: Sequence[Record], weights: FloatArray, test_id: str, tar
     ]
     return Samples(
         scores=np.array([entry["score"] for _, _, entry in rows], float),
+        detected=np.array([entry["detected"] for _, _, entry in rows], bool),
         targets=np.array([r.label == target for _, r, _ in rows], bool),
         weights=weights[[i for i, _, _ in rows]] if rows else np.zeros(0),
         images=np.array([r.image for _, r, _ in rows], str),
         sources=np.array([r.source for _, r, _ in rows], str),
         strata=np.array([r.stratum for _, r, _ in rows], str),
         records=np.array([i for i, _, _ in rows], np.int64),
+        wild=np.array([r.rung not in FORGERIES for _, r, _ in rows], bool),
     )
 
 
-def fit_curve(samples: Samples, floor: float = NOTHING_FOUND_FLOOR) -> Curve | None:
-    """Logistic of the score with slope >= 0, for balanced classes; None when either class is too small.
+def fit_curve(samples: Samples, feature: Feature = "score", floor: float = NOTHING_FOUND_FLOOR) -> Curve | None:
+    """Curve of one feature for balanced classes, slope >= 0; None when either class is too small.
 
-    Targets are smoothed as by Platt (1999), (n + 1) / (n + 2), so that few images never give a steep curve.
+    "detected": ratio of the rates in both classes, by Jeffreys' (k + 1/2) / (n + 1). Else a logistic with targets
+    smoothed as by Platt (1999), (n + 1) / (n + 2). Both keep few images from giving a steep curve.
     """
     n_target = len(set(samples.images[samples.targets].tolist()))
     n_authentic = len(set(samples.images[~samples.targets].tolist()))
     n = min(n_target, n_authentic)
     if n < MIN_IMAGES:
         return None
-    weights = samples.weights.copy()
-    for side in (samples.targets, ~samples.targets):
-        weights[side] *= n / weights[side].sum()
-    smoothed = np.where(samples.targets, (n + 1) / (n + 2), 1 / (n + 2))
-    slope, intercept = _logistic(samples.scores, smoothed, weights)
-    return Curve(round(slope, 6), round(intercept, 6), round(math.log10(n + 1), 4), n_target, n_authentic, floor)
+    if feature == "detected":
+        slope, intercept = _rate_ratio(samples, n_target, n_authentic)
+    else:
+        weights = samples.weights.copy()
+        for side in (samples.targets, ~samples.targets):
+            weights[side] *= n / weights[side].sum()
+        smoothed = np.where(samples.targets, (n + 1) / (n + 2), 1 / (n + 2))
+        slope, intercept = _logistic(samples.feature(feature), smoothed, weights)
+    cap = round(math.log10(n + 1), 4)
+    return Curve(round(slope, 6), round(intercept, 6), cap, n_target, n_authentic, floor, feature)
+
+
+def _rate_ratio(samples: Samples, n_target: int, n_authentic: int) -> tuple[float, float]:
+    """Slope and intercept on the feature "detected"."""
+    rates = []
+    for side, n in ((samples.targets, n_target), (~samples.targets, n_authentic)):
+        rates.append((float(np.average(samples.detected[side], weights=samples.weights[side])) * n + 0.5) / (n + 1))
+    found, silent = math.log(rates[0] / rates[1]), math.log((1 - rates[0]) / (1 - rates[1]))
+    return (found - silent, silent) if found > silent else (0.0, 0.0)
 
 
 def _logistic(scores: FloatArray, targets: FloatArray, weights: FloatArray) -> tuple[float, float]:
@@ -144,40 +168,45 @@ def _logistic(scores: FloatArray, targets: FloatArray, weights: FloatArray) -> t
     return (slope / scale, intercept) if slope > 0 else (0.0, 0.0)
 
 
-def fit_curves(samples: Samples, floor: float = NOTHING_FOUND_FLOOR) -> dict[str, Curve]:
-    """The pooled curve "*" and one for each stratum that has enough images of both classes."""
-    pooled = fit_curve(samples, floor)
+def fit_curves(samples: Samples, feature: Feature = "score", floor: float = NOTHING_FOUND_FLOOR) -> dict[str, Curve]:
+    """The pooled curve "*" and one for each stratum with enough images of both classes, forged not counted."""
+    pooled = fit_curve(samples, feature, floor)
     if pooled is None or pooled.slope == 0:
         return {}
     curves = {"*": pooled}
     for stratum in sorted(set(samples.strata.tolist())):
-        part = samples.where(samples.strata == stratum)
-        curve = fit_curve(part, floor)
-        if curve is not None and min(curve.n_target, curve.n_authentic) >= MIN_STRATUM_IMAGES:
-            curves[stratum] = curve
+        part = samples.where((samples.strata == stratum) & samples.wild)
+        if min(len(set(part.images[side].tolist())) for side in (part.targets, ~part.targets)) >= MIN_STRATUM_IMAGES:
+            curve = fit_curve(samples.where(samples.strata == stratum), feature, floor)
+            if curve is not None:
+                curves[stratum] = curve
     return curves
 
 
 def fit_test(samples: Samples, floor: float = NOTHING_FOUND_FLOOR) -> Fit:
-    """Curves of a test, kept only when they help on sources that were left out."""
+    """Curves of a test on the feature that serves best on sources that were left out; none when none serves."""
+    fits = [_fit_feature(samples, feature, floor) for feature in ("detected", "log", "score")]
+    best = min(fits, key=lambda fit: fit.cllr)
+    return best if best.cllr < MAX_USEFUL_CLLR and best.curves else Fit({}, best.cllr, {})
+
+
+def _fit_feature(samples: Samples, feature: Feature, floor: float) -> Fit:
     log10_lr = np.zeros(len(samples.scores))
     caps = np.zeros(len(samples.scores))
     for source in sorted(set(samples.sources.tolist())):
         held = samples.sources == source
-        curves = fit_curves(samples.where(~held), floor)
+        curves = fit_curves(samples.where(~held), feature, floor)
         for i in np.flatnonzero(held):
             curve = curves.get(str(samples.strata[i]), curves.get("*"))
             if curve is not None:
-                weight = curve.weight(float(samples.scores[i]))
+                weight = curve.weight(float(samples.scores[i]), detected=bool(samples.detected[i]))
                 log10_lr[i], caps[i] = weight.log10_lr, weight.cap
-    cllr = weighted_cllr(log10_lr, samples.targets, samples.weights)
-    useful = cllr < MAX_USEFUL_CLLR
-    curves = fit_curves(samples, floor) if useful else {}
-    if not curves:
-        return Fit({}, cllr, {})
     records = [int(i) for i in samples.records]
     return Fit(
-        curves, cllr, dict(zip(records, log10_lr.tolist(), strict=True)), dict(zip(records, caps.tolist(), strict=True))
+        fit_curves(samples, feature, floor),
+        weighted_cllr(log10_lr, samples.targets, samples.weights),
+        dict(zip(records, log10_lr.tolist(), strict=True)),
+        dict(zip(records, caps.tolist(), strict=True)),
     )
 
 

@@ -51,8 +51,8 @@ def test_every_packaged_curve_keeps_silence_weak_and_within_its_cap() -> None:
     for test_id, entry in Calibration.load().tests.items():
         for curve in (*entry.manipulated.values(), *entry.ai_generated.values()):
             assert curve.cap <= math.log10(min(curve.n_target, curve.n_authentic) + 1) + 1e-4, test_id
-            assert NOTHING_FOUND_FLOOR <= curve.weight(0.0).log10_lr <= 0.35, test_id
-            assert curve.weight(1e12).log10_lr <= curve.cap, test_id
+            assert NOTHING_FOUND_FLOOR <= curve.weight(0.0, detected=False).log10_lr <= 0.35, test_id
+            assert curve.weight(1e12, detected=True).log10_lr <= curve.cap, test_id
 
 
 def test_a_test_that_did_not_run_weighs_nothing() -> None:
@@ -83,7 +83,7 @@ def test_policy_goes_before_curves() -> None:
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.floats(0, 1e6), st.floats(-50, 50), st.floats(0, 3))
 def test_a_weight_is_finite_and_limited_for_any_score(score: float, slope: float, intercept: float, cap: float) -> None:
-    weight = Curve(slope, intercept, cap).weight(score)
+    weight = Curve(slope, intercept, cap).weight(score, detected=True)
     assert max(-cap, NOTHING_FOUND_FLOOR) <= weight.log10_lr <= cap or weight == Weight()
 
 
@@ -145,13 +145,39 @@ def test_the_logistic_recovers_gaussian_likelihood_ratios() -> None:
     scores = np.concatenate([rng.normal(1.5, 1, 4000), rng.normal(0, 1, 4000)])
     n = np.arange(8000)
     samples = fitting.Samples(
-        scores, n < 4000, np.ones(8000), n.astype(str), np.full(8000, "s"), np.full(8000, "small"), n
+        scores=scores,
+        detected=scores > 3,
+        targets=n < 4000,
+        weights=np.ones(8000),
+        images=n.astype(str),
+        sources=np.full(8000, "s"),
+        strata=np.full(8000, "small"),
+        records=n,
+        wild=np.ones(8000, bool),
     )
     curve = fitting.fit_curve(samples)
     assert curve is not None
     assert curve.slope == pytest.approx(1.5, abs=0.1)  # ln LR = 1.5 x - 1.125 for unit variances
     assert curve.intercept == pytest.approx(-1.125, abs=0.1)
     assert curve.cap == pytest.approx(math.log10(4001), abs=1e-3)
+
+
+def test_a_detection_weighs_the_ratio_of_its_rates_and_few_images_make_it_small() -> None:
+    def curve(n: int) -> Curve:
+        number = np.arange(2 * n)
+        target = number < n
+        detected = (number % 4 == 0) & target
+        names = number.astype(str)
+        ones, same = np.ones(2 * n), np.full(2 * n, "s")
+        samples = fitting.Samples(ones, detected, target, ones, names, same, same, number, np.ones(2 * n, bool))
+        fitted = fitting.fit_curve(samples, "detected")
+        assert fitted is not None
+        return fitted
+
+    large, small = (curve(n).weight(1.0, detected=True).log10_lr for n in (400, 12))
+    assert large == pytest.approx(math.log10(100.5 / 0.5))
+    assert small == pytest.approx(math.log10(3.5 / 0.5))
+    assert curve(400).weight(1.0, detected=False).log10_lr == pytest.approx(math.log10(0.75 / 1), abs=0.01)
 
 
 def test_a_useful_test_gets_a_curve_and_out_of_fold_weights() -> None:
