@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from vision_service.decode import DecodeLimits, decode
 from vision_service.substrate import Substrate
+
+torch.set_num_threads(1)  # as in the services; nested thread pools fight over two cores
 
 ROOT = Path(__file__).resolve().parent.parent
 
