@@ -345,7 +345,7 @@ def test_the_packaged_table_is_well_formed() -> None:
 
 
 def test_genuine_photos_are_not_accused_by_their_metadata(shared_data: Path, to_substrate: Decoder) -> None:
-    for path in sorted((shared_data / "camera").glob("*.jpg"))[::6]:
+    for path in sorted((shared_data / "camera").glob("*.jpg"))[::9]:
         substrate = to_substrate(path.read_bytes())
         for test in (metadata_source.TEST, metadata_consistency.TEST):
             assert not test.run(substrate).detected, path.name

@@ -153,7 +153,7 @@ def match_payload(reading: FloatArray, payload: Payload) -> MarkScore:
 
 def _centred(values: FloatArray, period: int) -> FloatArray:
     table = values.reshape(-1, period)
-    return (table - table.mean(axis=0)).ravel()
+    return np.asarray(table - table.mean(axis=0), dtype=np.float64).ravel()
 
 
 def _run(substrate: Substrate, *, test_id: str, reader: Reader, payloads: Sequence[Payload]) -> Observation:
