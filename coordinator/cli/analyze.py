@@ -31,6 +31,8 @@ Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
 DEFAULT_CONCURRENCY = 8
 EMBEDDED_LLM_WAIT_S = 300.0
 """Seconds that a language model of our own has to load before the pictures are analysed without it."""
+EMBEDDED_LLM_TIMEOUT_S = 180.0
+"""Seconds that an explanation may take with a language model of our own, which may have a CPU for all its work."""
 _POLL_S = 0.3
 
 
@@ -81,7 +83,7 @@ class Analysis:
             status = await status_of(stub, coordinator.address)
             if self._settings.use_llm:
                 await self._wait_for_model(coordinator, stub)
-            options = self._run_options(status.limits)
+            options = self._run_options(status.limits, embedded=coordinator.services is not None)
             self._display.begin(len(found.sources))
             self.clock.mark("sending")
             stream = StreamRun(stub, coordinator.address, found.sources, options)
@@ -125,7 +127,7 @@ class Analysis:
         if error is not None:
             self._terminal.note(f"Going on without the language model: {error}")
 
-    def _run_options(self, limits: coordinator_pb2.CoordinatorLimits) -> RunOptions:
+    def _run_options(self, limits: coordinator_pb2.CoordinatorLimits, *, embedded: bool) -> RunOptions:
         allowed = max(1, limits.max_items_per_stream_count or DEFAULT_CONCURRENCY)
         wanted = self._settings.concurrency or DEFAULT_CONCURRENCY
         if self._settings.concurrency and wanted > allowed:
@@ -133,7 +135,10 @@ class Analysis:
         return RunOptions(
             concurrency=min(wanted, allowed),
             max_image_bytes=limits.max_image_bytes or 2**63 - 1,
-            analyze=coordinator_pb2.AnalyzeOptions(skip_llm=not self._settings.use_llm),
+            analyze=coordinator_pb2.AnalyzeOptions(
+                skip_llm=not self._settings.use_llm,
+                llm_timeout_seconds=EMBEDDED_LLM_TIMEOUT_S if embedded else 0.0,
+            ),
         )
 
     async def _take(self, event: Event, sources: Sequence[Source], output: OutputFolder | None) -> None:

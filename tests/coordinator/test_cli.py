@@ -359,6 +359,14 @@ def test_status_without_a_coordinator_exits_3(tmp_path: Path) -> None:
     assert main(["status", "--address", f"unix:{tmp_path}/none.sock"]) == ExitCode.UNREACHABLE
 
 
+def test_a_fault_of_the_program_exits_4(
+    server: ServerThread, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("coordinator.cli.analyze.report_document", lambda *_, **__: 1 / 0)
+    assert run(server, write_picture(pictures / "a.png"), "--json") == ExitCode.INTERNAL
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_help_and_version_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--help"], ["analyze", "--help"], ["status", "--help"], ["--version"]):
         assert main(arguments) == ExitCode.OK
