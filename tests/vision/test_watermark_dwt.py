@@ -34,6 +34,12 @@ CPU = torch.device("cpu")
 PICTURES = [photo(320, 448, seed) for seed in range(4)]
 
 
+def muted(rgb: ByteArray) -> ByteArray:
+    """Half the saturation: the scenes' colours are drawn at random, those of photographs are seldom as strong."""
+    grey = rgb.mean(axis=2, keepdims=True)
+    return np.asarray(np.rint((rgb + grey) / 2), dtype=np.uint8)
+
+
 def slow_bits(rgb: ByteArray, scheme: str) -> list[int]:
     """Hard bits by the published procedure, block by block."""
     u = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV)[: rgb.shape[0] // 4 * 4, : rgb.shape[1] // 4 * 4, 1]
@@ -77,7 +83,7 @@ def test_a_lossless_mark_is_always_found_and_named(test: Test, payload: Payload,
 def test_marks_survive_jpeg_95_nine_times_out_of_ten(test: Test, to_substrate: Decoder) -> None:
     found = [
         test.run(to_substrate(to_jpeg(embed(rgb, payload, test.id.removeprefix("watermark.")), 95))).detected
-        for rgb in [photo(512, 512, seed) for seed in range(20, 25)]
+        for rgb in [muted(photo(512, 512, seed)) for seed in range(20, 25)]
         for payload in PAYLOADS[:3]
     ]
     assert np.mean(found) >= 0.9
