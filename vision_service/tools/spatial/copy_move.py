@@ -32,7 +32,7 @@ MIN_Z = 6.0
 CORRELATION = 0.78
 QUIET_CORRELATION = 0.70
 SHARPNESS = 0.32
-AREA_CELLS = 24
+AREA_CELLS = 32
 MAX_FLAT = 0.5
 MAX_PLATEAU = 0.45
 """Drawn letters and icons repeat exactly without anyone having copied them: regions (and, above `MAX_GRAPHIC`, whole
@@ -69,7 +69,7 @@ def run(substrate: Substrate) -> Observation:
     Proposals come from groups of SIFT matches (any rotation, scales 1/2..2) and from the autocorrelation of the
     residual (pure translations, smooth areas too); each is verified pixel by pixel at native resolution.
     Complexity: linear in pixels (SIFT, two FFTs, five comparisons) plus a constant for at most 5000 keypoints.
-    Fails on: copies smaller than about 40 x 40 px, mirrored or strongly distorted ones, copies recompressed so that no
+    Fails on: copies smaller than about 45 x 45 px, mirrored or strongly distorted ones, copies recompressed so that no
     grain survives, regions without any texture, drawings and
     screenshots.
     """
