@@ -79,7 +79,7 @@ def run(substrate: Substrate) -> Observation:
 
     What it finds is history, not an edit: a picture that was cropped and saved again, as sites do, shows it. It is
     therefore never a detection; parts with a grid of their own are the business of frequency.foreign_grid. Seen
-    only where the last compression was finer than the first. About 10 ms per megapixel.
+    only where the last compression was finer than the first. Linear in pixels.
     """
     if substrate.jpeg is None:
         return not_applicable(
