@@ -83,7 +83,7 @@ def test_a_lossless_mark_is_always_found_and_named(test: Test, payload: Payload,
 def test_marks_survive_jpeg_95_nine_times_out_of_ten(test: Test, to_substrate: Decoder) -> None:
     found = [
         test.run(to_substrate(to_jpeg(embed(rgb, payload, test.id.removeprefix("watermark.")), 95))).detected
-        for rgb in [muted(photo(512, 512, seed)) for seed in range(20, 25)]
+        for rgb in [muted(photo(768, 768, seed)) for seed in range(20, 24)]
         for payload in PAYLOADS[:3]
     ]
     assert np.mean(found) >= 0.9
