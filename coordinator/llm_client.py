@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _WARM_TIMEOUT_S = 60.0
 _INFO_TIMEOUT_S = 5.0
 _MAX_ANSWER_CHARACTERS = 65_536
-_ROLES = {"system": llm_pb2.ROLE_SYSTEM, "user": llm_pb2.ROLE_USER}
+_ROLES = {"system": llm_pb2.ROLE_SYSTEM, "user": llm_pb2.ROLE_USER, "assistant": llm_pb2.ROLE_ASSISTANT}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Message:
     """One message of a conversation."""
 
     role: str
-    """"system" or "user"."""
+    """"system", "user" or "assistant"."""
     content: str
 
 

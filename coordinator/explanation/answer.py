@@ -15,7 +15,7 @@ VERDICT_ID = "verdict"
 """What a text names when it speaks of the verdict and of no finding."""
 
 MAX_SUMMARY, MAX_UNCERTAINTIES = 2, 1
-_SUMMARY_CHARACTERS, _READING_CHARACTERS = 200, 160
+_SUMMARY_CHARACTERS, _READING_CHARACTERS = 180, 140
 
 
 @dataclass(frozen=True)

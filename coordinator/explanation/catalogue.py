@@ -80,6 +80,11 @@ class Catalogue:
         """Explanation keys that have an entry of their own."""
         return frozenset(self._findings) | {f"not_applicable.{code}" for code in self._not_applicable}
 
+    def texts_of(self, finding_id: str) -> tuple[str, ...]:
+        """All that the catalogue can say of a test: its title and the entries of its keys."""
+        entries = [m for key, m in self._findings.items() if key.startswith(f"{finding_id}.")]
+        return (self.title(finding_id), *(text for m in entries for text in (m.text, m.plain, m.caveat) if text))
+
     def phrase(self, name: str, **values: object) -> str:
         """A phrase with its values put in."""
         text: Any = self._phrases

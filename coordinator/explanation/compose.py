@@ -13,6 +13,7 @@ from coordinator.explanation.text import Dropped, Explanation, Sentence, ToolRea
 
 MAX_SUMMARY = 4
 _DROPPED_CHARACTERS = 400
+_NO_ROOM = "the summary has no room for it"
 
 
 @dataclass
@@ -55,8 +56,10 @@ def compose(
     summary = survey.survivors(answer.summary, "summary")
     readings = {tool: survey.survivors([claim], "reading", tool) for tool, claim in answer.readings.items()}
     uncertainties = survey.survivors(answer.uncertainties, "uncertainty")
+    merged = _summary(rules.summary, summary)
+    survey.dropped += [Dropped(s.text[:_DROPPED_CHARACTERS], _NO_ROOM) for s in summary if s not in merged]
     return Explanation(
-        summary=_summary(rules.summary, summary),
+        summary=merged,
         readings=tuple(ToolReading(r.tool, _reading(r, readings.get(r.tool, []))) for r in rules.readings),
         uncertainties=(*uncertainties, *rules.uncertainties),
         model=model,

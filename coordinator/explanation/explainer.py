@@ -38,7 +38,7 @@ class Explainer:
         self._words, self._llm = words, llm
         self._timeout_s, self._max_tokens = timeout_s, max_tokens
         self._slots = asyncio.Semaphore(concurrency)
-        self._warmer = PrefixWarmer(llm, prefix()) if llm else None
+        self._warmer = PrefixWarmer(llm, prefix(words.language)) if llm else None
         self._model = ""
 
     def warm(self) -> asyncio.Task[float] | None:

@@ -17,7 +17,7 @@ from coordinator.case import Case, Finding, Region
 from coordinator.explanation.answer import VERDICT_ID, Claim
 from coordinator.explanation.catalogue import Catalogue, percent, template_values
 from coordinator.explanation.claims import verdict_reason
-from coordinator.explanation.lexicon import LEXICONS, Lexicon
+from coordinator.explanation.lexicon import LEXICONS, Lexicon, stems
 from coordinator.explanation.quantities import numbers_in, quantities_of, unfounded, verdict_quantities
 from coordinator.explanation.untrusted import harmless
 
@@ -150,11 +150,23 @@ def _first_fault(text: str, subject: _Subject) -> str:
 
 
 def _is_ours(text: str, subject: _Subject) -> bool:
-    """A sentence of the catalogue, word for word and without anything from the file in it."""
+    """A sentence of the catalogue or its main clause, word for word and without anything from the file in it."""
     if subject.finding is None:
         return False
     bare = _without_details(subject.finding)
-    return text.strip() in (*_SENTENCE_END.split(subject.words.finding(bare)), subject.words.caveat(bare))
+    ours = (*_SENTENCE_END.split(subject.words.finding(bare)), subject.words.caveat(bare))
+    stripped = text.strip().rstrip(".")
+    return any(our.rstrip(".") == stripped or our.startswith((f"{stripped};", f"{stripped},")) for our in ours)
+
+
+def _foreign_matter(text: str, subject: _Subject) -> str:
+    """Words that only other tests use, and words of the verdict that nothing could check."""
+    if subject.finding is None:
+        loose = stems(text) - stems(" ".join(subject.texts)) - subject.lexicon.verdict_words
+        return f"{sorted(loose)[0]!r} is more than the verdict says" if loose else ""
+    own = stems(" ".join((*subject.words.texts_of(subject.finding.id), *subject.texts)))
+    foreign = (stems(text) & subject.lexicon.trace_words) - own
+    return f"{sorted(foreign)[0]!r} is the matter of another test" if foreign else ""
 
 
 def _form(text: str, subject: _Subject) -> str:
@@ -279,7 +291,7 @@ def _detection(text: str, subject: _Subject) -> str:
         absent = lexicon.absence.search(clause) or (seen and negations)
         if absent and not finding.detected and not finding.explanation_key.endswith(".not_detected"):
             return f"it says that {finding.id} saw nothing, which did see something"
-        if absent and finding.detected:
+        if finding.detected and (absent or negations):
             return f"it says that {finding.id} saw nothing, which did find its trace"
         if not finding.detected and seen and not negations and not lexicon.absence.search(clause):
             return f"{seen.group()!r} claims a detection, and {finding.id} found no trace"
@@ -313,5 +325,5 @@ def _lies(region: Region, place: str, case: Case) -> bool:
 
 
 _CHECKS: Sequence[Callable[[str, _Subject], str]] = (
-    _form, _overclaim, _echo, _tools, _names, _numbers, _verdict, _detection, _place,
+    _form, _overclaim, _echo, _tools, _names, _numbers, _verdict, _detection, _place, _foreign_matter,
 )  # fmt: skip

@@ -54,6 +54,24 @@ class Lexicon:
     """Number words that count as numbers."""
     stop_words: frozenset[str]
     """Words that may stand before a tool noun."""
+    verdict_words: frozenset[str]
+    """Stems that a sentence about the verdict may have beside those of the rules' own sentence."""
+    trace_words: frozenset[str]
+    """Stems that name the trace of some test: a sentence about another test must not use them."""
+
+
+_WORD = re.compile(r"[^\W\d_]+")
+_STEM, _HANGUL_STEM, _SHORTEST = 6, 2, 4
+
+
+def stems(text: str) -> frozenset[str]:
+    """Beginnings of a text's words, folded: what endings and Korean particles leave alone. Short words are left out."""
+    found = set()
+    for word in _WORD.findall(text.casefold()):
+        length, shortest = (_STEM, _SHORTEST) if word.isascii() else (_HANGUL_STEM, _HANGUL_STEM)
+        if len(word) >= shortest:
+            found.add(word[:length])
+    return frozenset(found)
 
 
 _EN = Lexicon(
@@ -125,12 +143,13 @@ _EN = Lexicon(
         "corner": _any(r"\bcorners?\b"),
     },
     content=_any(
-        r"\b(?:faces?|persons?|people|man|men|woman|women|child|children|sky|background|foreground|buildings?|cars?|hands?"
-        r"|hair|eyes?|shadows?|lighting|animals?|dogs?|cats?|trees?|water|clothes|clothing|skin|fingers?|windows?|walls?"
-        r"|objects?|subject|scene)\b"
+        r"\b(?:faces?|persons?|people|man|men|woman|women|child|children|sky|background|foreground|buildings?)\b",
+        r"\b(?:cars?|hands?|hair|eyes?|shadows?|lighting|animals?|dogs?|cats?|trees?|water|clothes|clothing|skin)\b",
+        r"\b(?:fingers?|windows?|walls?|objects?|subject|scene)\b",
     ),
     tool_noun=_any(
-        r"([\w./-]+)\s+(?:tools?|detectors?|classifiers?|networks?|algorithms?|scanners?|software|models?|filters?|programs?)\b"
+        r"([\w./-]+)\s+(?:tools?|detectors?|classifiers?|networks?|algorithms?|scanners?|software|models?|filters?"
+        r"|programs?)\b"
     ),
     tool_words={
         "frequency": _any(r"\bfrequency\b"),
@@ -149,6 +168,17 @@ _EN = Lexicon(
     stop_words=_words(
         "the a an this that these those each every no any some all other forensic generative language four its their "
         "our editing one by several same of as such camera"
+    ),
+    verdict_words=_words(
+        "findin find eviden suppor favour conclu verdic probab open remain remain whethe cannot decide "
+        "strong weak modera image pictur "
+        "photo uncert inconc insuff enough test result manipu edited genera synthe authen unalte unedit camera captur "
+        "rather made taken with this that from they there have been does more most than explan view toward avail"
+    ),
+    trace_words=_words(
+        "lattic sensor sensor thumbn grain copied copy creden payloa waterm signat signer signed interp resamp resize "
+        "finger ghost quanti sharpn blur blurre grid compre recomp metada softwa declar noise noisie cleane quiete "
+        "residu mirror croppe segmen votes colour color"
     ),
 )  # fmt: skip
 
@@ -204,6 +234,15 @@ _KO = Lexicon(
     clause_break=re.compile(r"[;:,]|(?:지만|으나|으며|이며|하고|되고|는데|므로)\s"),
     numerals={"두": 2, "세": 3, "네": 4, "다섯": 5, "여섯": 6, "일곱": 7, "여덟": 8, "아홉": 9, "열": 10, "절반": 0},
     stop_words=_words("이 그 저 각 모든 네 다른 포렌식 생성 언어 편집 분석 검사"),
+    verdict_words=_words(
+        "검사 결과 증거 지지 뒷받 결론 판정 확률 사진 그림 이미 여부 불확 충분 편집 생성 촬영 카메 견해 "
+        "가능 있습 합니 않습 "
+        "것입 하지 내릴"
+    ),
+    trace_words=_words(
+        "격자 센서 축소 결이 결의 복사 서명 워터 보간 재표 지문 고스 선명 압축 재압 메타 소프 선언 노이 "
+        "잔차 블록 투표"
+    ),
 )  # fmt: skip
 
 LEXICONS: Mapping[str, Lexicon] = {"en": _EN, "ko": _KO}

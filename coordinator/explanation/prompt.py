@@ -1,4 +1,4 @@
-"""The prompt: a constant system message, which prefix caching serves, and a compact table of the evidence."""
+"""The prompt: constant instructions with an example, which prefix caching serves, and a table of the evidence."""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ class Prompt:
 
 
 @cache
-def prefix() -> tuple[Message, ...]:
-    """The messages that all conversations share."""
-    path = Path(__file__).parent / "prompts" / PROMPT_VERSION / "system.txt"
-    return (Message("system", path.read_text(encoding="utf-8").strip()),)
+def prefix(language: str) -> tuple[Message, ...]:
+    """The messages that all conversations in a language share: the instructions and one example."""
+    folder = Path(__file__).parent / "prompts" / PROMPT_VERSION
+    parts = (
+        ("system", "system.txt"),
+        ("user", f"example_{language}.user.txt"),
+        ("assistant", f"example_{language}.assistant.txt"),
+    )
+    return tuple(Message(role, (folder / name).read_text(encoding="utf-8").strip()) for role, name in parts)
 
 
 def make_prompt(case: Case, words: Catalogue, *, brief: bool = False) -> Prompt:
@@ -51,7 +56,7 @@ def make_prompt(case: Case, words: Catalogue, *, brief: bool = False) -> Prompt:
 
     Args:
         case: the evidence.
-        words: catalogue of the report's language, whose sentence for each detected finding is shown.
+        words: catalogue of the report's language, whose sentence for each finding is shown.
         brief: leaves out the tests that found nothing, for a model whose context is too short for the whole table.
     """
     lines = [
@@ -62,7 +67,7 @@ def make_prompt(case: Case, words: Catalogue, *, brief: bool = False) -> Prompt:
         "",
         f"Write the JSON explanation in {_LANGUAGES[words.language]}.",
     ]
-    return Prompt((*prefix(), Message("user", "\n".join(lines))))
+    return Prompt((*prefix(words.language), Message("user", "\n".join(lines))))
 
 
 def _file(case: Case) -> str:
@@ -72,37 +77,36 @@ def _file(case: Case) -> str:
 
 
 def _table(case: Case, words: Catalogue, *, brief: bool) -> Iterable[str]:
-    detected = [f for f in case.findings() if f.tested and f.detected]
-    nothing = [f for f in case.findings() if f.tested and not f.detected]
-    idle = [f for f in case.findings() if not f.tested]
-    yield "DETECTED:" if detected else "DETECTED: none"
-    for finding in detected:
-        yield from _row(finding, case, words)
-    if brief:
-        return
-    yield "NOT DETECTED:" if nothing else "NOT DETECTED: none"
-    yield from (f"[{f.id}] {words.title(f.id)}; score {number(f.score)}" for f in nothing)
-    if idle:
-        yield "NOT TESTED: " + ", ".join(f.id for f in idle)
+    yield "FINDINGS:"
+    shown = [f for f in case.findings() if f.tested and (f.detected or not brief)]
+    if not shown:
+        yield "none"
+    for finding in shown:
+        yield _row(finding, case, words)
+    idle = [f.id for f in case.findings() if not f.tested]
+    if idle and not brief:
+        yield "NOT TESTED: " + ", ".join(idle)
 
 
-def _row(finding: Finding, case: Case, words: Catalogue) -> Iterable[str]:
+def _row(finding: Finding, case: Case, words: Catalogue) -> str:
     numbers = [f"score {number(finding.score)}"]
-    if finding.log10_nfa is not None:
-        numbers.append(f"log10_nfa {number(finding.log10_nfa)}")
-    numbers.append(
-        f"weight edited {_signed(finding.log10_lr_manipulated)}, AI {_signed(finding.log10_lr_ai_generated)}"
-    )
-    numbers += [f"{m.name} {number(m.value)} {m.unit}" for m in finding.measurements[:MAX_MEASUREMENTS]]
-    if finding.regions:
-        numbers.append(f"place: {words.place(finding.regions[0], case)}")
-    yield f"[{finding.id}] {'; '.join(numbers)}"
-    yield f"  means: {words.finding(finding)}"
+    if finding.detected:
+        numbers += _numbers(finding)
+        if finding.regions:
+            numbers.append(f"place: {words.place(finding.regions[0], case)}")
+    outcome = "DETECTED" if finding.detected else "NOT DETECTED"
     texts = [
         f"{harmless(n, 24)} «{harmless(t, _DETAIL_LIMIT)}»" for n, t in list(finding.details.items())[:MAX_DETAILS]
     ]
-    if texts:
-        yield f"  from the file: {', '.join(texts)}"
+    from_file = f"; from the file: {', '.join(texts)}" if texts else ""
+    return f"[{finding.id}] {outcome}. {words.finding(finding)} {'; '.join(numbers)}{from_file}"
+
+
+def _numbers(finding: Finding) -> Iterable[str]:
+    if finding.log10_nfa is not None:
+        yield f"log10_nfa {number(finding.log10_nfa)}"
+    yield f"weight edited {_signed(finding.log10_lr_manipulated)}, AI {_signed(finding.log10_lr_ai_generated)}"
+    yield from (f"{m.name} {number(m.value)} {m.unit}" for m in finding.measurements[:MAX_MEASUREMENTS])
 
 
 def _signed(log10_lr: float) -> str:

@@ -125,7 +125,7 @@ class TestLanguageModel:
     async def test_a_prompt_too_long_is_tried_again_without_the_tests_that_found_nothing(self, world: World) -> None:
         world.llm.fail = MaifsError(Reason.PROMPT_TOO_LONG, "too long")
         assert_complete_without_the_model((await world.analyze())[-1].report, Reason.PROMPT_TOO_LONG)
-        full, brief = (request.messages[1].content for request in world.llm.requests)
+        full, brief = (request.messages[-1].content for request in world.llm.requests)
         assert "noise.level_map" in full
         assert "noise.level_map" not in brief
         assert "frequency.foreign_grid" in brief

@@ -216,6 +216,8 @@ class TestDetections:
             "There is no trace of a foreign grid.",
             "The grid is uniform.",
             "Nothing was seen on the grid.",
+            "No region lies on a JPEG grid of its own.",
+            "The region is not on a foreign grid.",
         ],
     )
     def test_denied_of_a_test_that_found_its_trace_fall(self, text: str) -> None:
@@ -223,6 +225,19 @@ class TestDetections:
 
     def test_denied_of_metadata_that_name_an_editor_fall(self) -> None:
         assert reasons("No editing software was found.", SOFTWARE_ID, section="reading")[0]
+
+    @pytest.mark.parametrize(
+        "text", ["No lattice of a sensor was found.", "No thumbnail was found.", "No grain was copied."]
+    )
+    def test_the_matter_of_another_test_falls(self, text: str) -> None:
+        assert_falls(text, NOISE_ID, "another test", section="reading")
+
+    @pytest.mark.parametrize(
+        "text",
+        ["The finding is that the photo is a holiday snapshot.", "Two independent traces were weighed together."],
+    )
+    def test_the_verdict_is_only_said_in_its_own_words(self, text: str) -> None:
+        assert reasons(text, VERDICT_ID)[0]
 
     def test_double_negation_falls(self) -> None:
         assert reasons("It is not true that no trace was found.", NOISE_ID, section="reading")[0]
