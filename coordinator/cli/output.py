@@ -63,7 +63,7 @@ class OutputFolder:
             self._write(f"{stem}.html", page.encode("utf-8", errors="replace"))
         except OSError as error:
             raise _unwritable(self.folder, error) from error
-        self._entries[index] = IndexEntry.of(document, preview.thumbnail if preview else b"")
+        self._entries[index] = IndexEntry.of(document, preview.thumbnail if preview else b"", self._t)
         return document
 
     def write_error(self, index: int, source: Source, error: MaifsError) -> ErrorDocument:
@@ -73,7 +73,7 @@ class OutputFolder:
             MaifsError: OUTPUT_UNWRITABLE.
         """
         document = error_document(error, source.display)
-        self._entries[index] = IndexEntry.of(document, b"")
+        self._entries[index] = IndexEntry.of(document, b"", self._t)
         name = self._unique(f"{_slug(source.path.stem)}-failed")
         try:
             self._write(f"{name}.json", (to_json(document, indent=1) + "\n").encode())

@@ -75,19 +75,20 @@ class IndexEntry:
     thumbnail: bytes
 
     @classmethod
-    def of(cls, document: Document, thumbnail: bytes) -> IndexEntry:
+    def of(cls, document: Document, thumbnail: bytes, t: Labels) -> IndexEntry:
         """The row of a picture.
 
         Args:
             document: its report or error.
             thumbnail: small JPEG; may be empty.
+            t: words.
         """
         if document["status"] == "error":
             error = document["error"]
             note = f"{error['reason']}: {error['message']}"
             return cls(document["path"], "failed", "", None, note, "", "", thumbnail)
         found = [
-            phrases.title_of_test(f["id"]) for tool in document["tools"] for f in tool["findings"] if f["detected"]
+            phrases.title_of_test(f["id"], t) for tool in document["tools"] for f in tool["findings"] if f["detected"]
         ]
         image = document["image"]
         return cls(
@@ -120,7 +121,7 @@ def render_report(
         doc=document,
         preview=preview,
         layers=_layers(document, findings, maps, t),
-        regions=_regions(findings),
+        regions=_regions(findings, t),
         own_sentences=functools.partial(_own_sentences, document),
         general_sentences=functools.partial(_general_sentences, document),
     )
@@ -154,7 +155,7 @@ def _layers(
 
 
 def _layer(key: str, about: HeatMap, made: Overlay, shown: bool, t: Labels) -> MapLayer:
-    name = t("map.fused") if key == FUSED_MAP else f"{t('tool.' + key.split('.')[0])}: {phrases.title_of_test(key)}"
+    name = t("map.fused") if key == FUSED_MAP else f"{t('tool.' + key.split('.')[0])}: {phrases.title_of_test(key, t)}"
     return MapLayer(key, name, about["meaning"], about["significant"], made, shown)
 
 
@@ -172,12 +173,12 @@ def _first_shown(findings: Mapping[str, Finding], keys: Mapping[str, Overlay]) -
     return max(detected, key=lambda f: max(f["manipulated"]["log10_lr"], f["ai_generated"]["log10_lr"]))["id"]
 
 
-def _regions(findings: Mapping[str, Finding]) -> list[MarkedRegion]:
+def _regions(findings: Mapping[str, Finding], t: Labels) -> list[MarkedRegion]:
     found = [
         (finding["id"], region) for finding in findings.values() if finding["detected"] for region in finding["regions"]
     ]
     return [
-        MarkedRegion(number, finding_id, phrases.title_of_test(finding_id), **region)
+        MarkedRegion(number, finding_id, phrases.title_of_test(finding_id, t), **region)
         for number, (finding_id, region) in enumerate(found, 1)
     ]
 
@@ -239,7 +240,8 @@ def _environment() -> jinja2.Environment:
         "number": phrases.number,
         "seconds": phrases.seconds,
         "file_size": phrases.file_size,
-        "test_name": phrases.title_of_test,
+        "full_stop": lambda text: text if text.rstrip().endswith((".", "!", "?")) else f"{text.rstrip()}.",
+        "title_of_test": phrases.title_of_test,
         "text_language": phrases.text_language,
         "result_key": phrases.result_key,
         "tool_verdict_key": phrases.tool_verdict_key,

@@ -98,13 +98,14 @@ _LABELS: dict[str, tuple[str, str]] = {
     ),
     "map.alt": ("Heat map of {name} over the picture: {meaning}", "{name}의 히트맵: {meaning}"),
     "map.fused": ("All tools together", "모든 도구 종합"),
-    "map.significant": ("Bright places passed a significance test.", "밝은 부분은 유의성 검정을 통과했습니다."),
-    "map.not_significant": (
-        "A picture to look at: bright places did not pass a significance test and prove nothing.",
-        "참고용입니다. 밝은 부분은 유의성 검정을 통과하지 않아 아무것도 증명하지 않습니다.",
+    "map.significant": ("Passed a significance test.", "유의성 검정을 통과했습니다."),
+    "map.not_significant": ("To look at; proves nothing.", "참고용이며 아무것도 증명하지 않습니다."),
+    "maps.colours": (
+        "Yellow to red: bright places passed a significance test. Blue: to look at; bright places did not pass one and "
+        "prove nothing.",
+        "노란색에서 빨간색: 유의성 검정을 통과한 곳. 파란색: 참고용이며 아무것도 증명하지 않습니다.",
     ),
     "maps": ("Heat maps", "히트맵"),
-    "maps.none": ("No test made a heat map of this picture.", "이 그림에 대한 히트맵이 없습니다."),
     "opacity": ("Opacity", "불투명도"),
     "layers": ("Layers", "레이어"),
     "regions": ("Marked regions", "표시된 영역"),
@@ -130,7 +131,6 @@ _LABELS: dict[str, tuple[str, str]] = {
         "written by the language model, checked against the findings",
         "언어 모델 작성, 검사 결과와 대조 확인",
     ),
-    "author.rules": ("written by rules", "규칙에 따라 작성"),
     "author.count": (
         "Sentences written by the language model ({name}): {model}; dropped because the findings did not bear them "
         "out: {dropped}. Rules wrote the rest.",
@@ -160,7 +160,6 @@ _LABELS: dict[str, tuple[str, str]] = {
     "index.filter": ("Show", "표시"),
     "index.name": ("File", "파일"),
     "index.found": ("Found", "발견"),
-    "index.sort_hint": ("The headings sort the table.", "제목을 누르면 정렬됩니다."),
     "index.shown": ("{shown} of {total} shown", "{total}장 중 {shown}장 표시"),
     "skip_link": ("Skip to the findings", "결과로 건너뛰기"),
     "report.title": ("Image forensics report", "이미지 포렌식 보고서"),

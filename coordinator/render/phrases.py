@@ -6,6 +6,7 @@ import math
 import re
 from typing import TypeVar
 
+from coordinator.explanation.catalogue import load_catalogue
 from coordinator.render.labels import Labels
 from coordinator.render.schema import Finding, ReportDocument, Sentence, Tool, Weight
 
@@ -14,7 +15,6 @@ T = TypeVar("T")
 NOTHING_LOG10_LR = 0.05
 """Below this magnitude (a factor of 1.12) a weight is said to say nothing."""
 
-_ACRONYMS = {"jpeg", "exif", "c2pa", "ai", "icc", "xmp", "iptc", "prnu", "cfa", "png", "dct", "dwt", "svd", "ela"}
 _HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7a3]")
 
 
@@ -64,12 +64,10 @@ def seconds(duration_s: float) -> str:
     return f"{duration_s * 1000:.0f} ms" if duration_s < 0.9995 else f"{duration_s:.1f} s"
 
 
-def title_of_test(finding_id: str) -> str:
-    """A test's identifier as words: "frequency.double_jpeg" is "Double JPEG"."""
-    words = finding_id.rpartition(".")[2].split("_")
-    words = [word.upper() if word in _ACRONYMS else word for word in words]
-    text = " ".join(words)
-    return text[:1].upper() + text[1:]
+def title_of_test(finding_id: str, t: Labels) -> str:
+    """What a test is called, as in the explanations: "frequency.double_jpeg" is "Double JPEG compression"."""
+    title = load_catalogue(t.lang).title(finding_id) or finding_id
+    return title[:1].upper() + title[1:]
 
 
 def text_language(text: str) -> str:

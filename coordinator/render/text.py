@@ -138,7 +138,7 @@ def _findings(findings: list[Finding], t: Labels) -> RenderableType:
     table.add_column()
     for finding in findings:
         key = phrases.result_key(finding)
-        name = Text(phrases.title_of_test(finding["id"]), style="" if finding["outcome"] == "tested" else "dim")
+        name = Text(phrases.title_of_test(finding["id"], t), style="" if finding["outcome"] == "tested" else "dim")
         table.add_row(name, Text(t(key), style=_RESULT_STYLES[key]), Text(_detail(finding, t), style="dim"))
     return Padding(table, (0, 0, 0, 2))
 

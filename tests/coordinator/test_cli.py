@@ -79,7 +79,13 @@ def test_all_analysed_exits_0_and_prints_a_readable_report(
     code = run(server, write_picture(pictures / "a.png"))
     text = capsys.readouterr().out
     assert code == ExitCode.OK
-    for part in ("MANIPULATED", "93 %", "A region comes from another file.", "Foreign grid", "79 × likelier if edited"):
+    for part in (
+        "MANIPULATED",
+        "93 %",
+        "A region comes from another file.",
+        "Foreign JPEG grid",
+        "79 × likelier if edited",
+    ):
         assert part in text
     for part in ("The original would help.", "The noise tool failed.", "Editor 1.0", "decode 12 ms"):
         assert part in text

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from coordinator.render import html as html_module
 from coordinator.render.document import FUSED_MAP, heat_maps, report_document, to_json
 from coordinator.render.html import IndexEntry, render_index, render_report
 from coordinator.render.labels import _LABELS, LANGUAGES, Labels
@@ -113,8 +114,8 @@ def test_hostile_strings_add_no_tag_to_an_index() -> None:
         "error": {"reason": "NOT_AN_IMAGE", "message": HOSTILE, "advice": ""},
     }
     entries = [
-        IndexEntry.of(failure, b""),
-        IndexEntry.of(report_document(hostile_report(), HOSTILE, html_file=f"{HOSTILE}.html"), b"jpeg"),
+        IndexEntry.of(failure, b"", EN),
+        IndexEntry.of(report_document(hostile_report(), HOSTILE, html_file=f"{HOSTILE}.html"), b"jpeg", EN),
     ]
     text = render_index(entries, EN)
     page = Page(text)
@@ -317,9 +318,16 @@ def test_every_label_has_both_languages_with_the_same_placeholders() -> None:
         assert korean <= english, key
 
 
+def test_every_label_that_a_template_names_exists() -> None:
+    templates = Path(html_module.__file__).with_name("templates").glob("*.html.j2")
+    named = {key for path in templates for key in re.findall(r"""\bt\("([a-z_.]+)"[,)]""", path.read_text("utf-8"))}
+    assert len(named) > 30
+    assert named <= set(_LABELS)
+
+
 def test_numbers_in_words() -> None:
     assert [percent(p) for p in (0.0, 0.5, 0.999, 1.0)] == ["< 1 %", "50 %", "> 99 %", "> 99 %"]
-    assert title_of_test("frequency.double_jpeg") == "Double JPEG"
+    assert title_of_test("frequency.double_jpeg", EN) == "Double JPEG compression"
     nothing = {"log10_lr": 0.01, "cap": 1.0}
     assert weight_phrases(nothing, nothing, EN) == ["says nothing either way"]  # type: ignore[arg-type]
     strong = {"log10_lr": 2.0, "cap": 2.0}
