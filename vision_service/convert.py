@@ -13,8 +13,8 @@ from serving.errors import MaifsError, Reason
 from serving.status import to_status
 from vision_service.analyzer import Analysis
 from vision_service.domain import MAX_REGIONS, Finding, HeatMap, Outcome, Region, ToolName, ToolResult, Verdict, Weight
-from vision_service.selected_metadata import selected_metadata
 from vision_service.substrate import Substrate
+from vision_service.tools.watermark.selected_metadata import selected_metadata
 
 TOOL_NUMBERS: Mapping[ToolName, finding_pb2.Tool.ValueType] = {
     ToolName.FREQUENCY: finding_pb2.TOOL_FREQUENCY,
