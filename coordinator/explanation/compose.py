@@ -33,15 +33,23 @@ class _Survey:
             for checked in check_claim(claim, section, tool, self.case, self.words):
                 self.written += 1
                 reason = checked.reason
-                if not reason and checked.text.casefold() in self._said:
+                if not reason and self._repeats(checked.text):
                     reason = "it was said before"
                 if reason:
                     self.dropped.append(Dropped(checked.text[:_DROPPED_CHARACTERS], reason))
                     continue
-                self._said.add(checked.text.casefold())
+                self._said.add(_folded(checked.text))
                 cited = () if checked.finding_id == VERDICT_ID else (checked.finding_id,)
                 kept.append(Sentence(checked.text, "model", cited))
         return kept
+
+    def _repeats(self, text: str) -> bool:
+        folded = _folded(text)
+        return any(said.startswith(folded) or folded.startswith(said) for said in self._said)
+
+
+def _folded(text: str) -> str:
+    return text.casefold().rstrip(".!? ")
 
 
 def compose(
