@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.camera import ByteArray, photo
-from vision_service.decode import DecodeLimits, decode
+from vision_service.decode import decode
 from vision_service.domain import Test
+from vision_service.limits import DecodeLimits
 from vision_service.tools.watermark.dwt_marks import STEP, TESTS
 from vision_service.tools.watermark.payloads import PAYLOADS, Payload
 

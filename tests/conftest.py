@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vision_service.decode import DecodeLimits, decode
+from vision_service.decode import decode
+from vision_service.limits import DecodeLimits
 from vision_service.substrate import Substrate
 
 torch.set_num_threads(1)  # as in the services; nested thread pools fight over two cores

@@ -17,8 +17,9 @@ import torch
 
 from serving.errors import MaifsError, Reason
 from vision_service.calibration import Calibration
-from vision_service.decode import DecodeLimits, decode
+from vision_service.decode import decode
 from vision_service.domain import HeatMap, Tool, ToolName, ToolResult
+from vision_service.limits import DecodeLimits
 from vision_service.runner import run_tool
 from vision_service.substrate import Substrate
 from vision_service.tools import TOOLS

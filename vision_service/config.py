@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.server import ServerConfig
-from vision_service.decode import DecodeLimits
+from vision_service.limits import DecodeLimits
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from serving.errors import MaifsError, Reason
 from vision_service import metadata
 from vision_service.container import Container
+from vision_service.limits import DecodeLimits
 from vision_service.substrate import Substrate
 
 pillow_heif.register_heif_opener()
@@ -25,18 +26,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF")
 """Container formats that are decoded, in the order in which they are tried."""
 
 _BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I": 16, "F": 32}
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """What is refused before any pixel is decoded."""
-
-    max_image_bytes: int = 128 * 1024 * 1024
-    """Largest file in bytes."""
-    max_pixels: int = 128_000_000
-    """Largest width x height."""
-    max_side_px: int = 32_768
-    """Largest width or height."""
 
 
 def decode(data: bytes, limits: DecodeLimits, device: torch.device | None = None) -> Substrate:

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import MaifsError
-from vision_service.decode import DecodeLimits, decode
+from vision_service.decode import decode
 from vision_service.domain import Test, Tool
 from vision_service.labelled import Item, Record, pixel_figures, read_mask
 from vision_service.laundering import COPIES, FORGERIES, RUNGS
+from vision_service.limits import DecodeLimits
 from vision_service.runner import observe
 from vision_service.substrate import Substrate
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from serving.errors import MaifsError, Reason
-from vision_service.decode import DecodeLimits, decode
+from vision_service.decode import decode
+from vision_service.limits import DecodeLimits
 from vision_service.substrate import Substrate
 
 RNG = np.random.default_rng(7)
