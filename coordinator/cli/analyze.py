@@ -78,6 +78,16 @@ class Analysis:
         _cancel_on_sigterm()
         current_request_id.set(new_request_id())
         output = OutputFolder(self._settings.out, self._labels) if self._settings.out else None
+        try:
+            await self._analyze(found, output)
+        except BaseException:
+            with contextlib.suppress(MaifsError):
+                self._write_index(output)  # over what was done before the end
+            raise
+        self._write_index(output)
+        return self.worst
+
+    async def _analyze(self, found: Collection, output: OutputFolder | None) -> None:
         async with self._coordinator() as coordinator, open_channel(coordinator.address) as channel:
             stub: Stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
             status = await status_of(stub, coordinator.address)
@@ -93,10 +103,11 @@ class Analysis:
             self.clock.mark("last_report")
         if coordinator.services:
             self.clock.mark("stopped")
+
+    def _write_index(self, output: OutputFolder | None) -> None:
         self._display.close()
         if output and (index := output.write_index()):
             self._terminal.note(f"Index: {index}")
-        return self.worst
 
     @contextlib.asynccontextmanager
     async def _coordinator(self) -> AsyncIterator[Coordinator]:

@@ -24,7 +24,7 @@ MODEL_VARIABLE = "MAIFS_LLM_MODEL"
 DEVELOPMENT_MODEL = Path("models", "smollm2-135m-instruct")
 """Where `make model` puts the small model, below the working directory or the project."""
 
-_READY_TIMEOUT_S = 15.0
+_READY_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 2.0
 
 
@@ -39,9 +39,19 @@ class Choice:
 
 
 async def choose(address: str | None, environ: Mapping[str, str] = os.environ) -> Choice:
-    """The address given, else MAIFS_ADDRESS, else this host's coordinator when it serves, else none."""
+    """The address given, else MAIFS_ADDRESS, else this host's coordinator when it serves, else none.
+
+    Raises:
+        MaifsError: INVALID_CONFIG for what cannot be an address.
+    """
     named = address or environ.get(ADDRESS_VARIABLE)
     if named:
+        if ":" not in named:
+            raise MaifsError(
+                Reason.INVALID_CONFIG,
+                f"{named!r} is not an address.",
+                "Give unix:/path/to.sock or host:port.",
+            )
         return Choice(named)
     path = socket_path(DEFAULT_ADDRESS)
     if path is None or not path.exists():

@@ -227,6 +227,10 @@ def test_an_address_without_a_coordinator_exits_3(pictures: Path, capsys: pytest
     assert "Start the services" in capsys.readouterr().err
 
 
+def test_what_is_no_address_exits_2(pictures: Path) -> None:
+    assert main(["analyze", str(write_picture(pictures / "a.png")), "--address", "nonsense"]) == ExitCode.USAGE
+
+
 def test_the_environment_names_the_coordinator(
     server: ServerThread, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +310,16 @@ def test_out_writes_reports_maps_pages_and_an_index(
     assert not list(out.glob(".*")), "no temporary files are left"
 
 
+def test_the_index_covers_what_was_done_before_the_coordinator_was_lost(
+    server: ServerThread, pictures: Path, tmp_path: Path
+) -> None:
+    paths = [write_picture(pictures / f"{name}.png", seed) for seed, name in enumerate(("a", "crash"))]
+    assert run(server, *paths, "--out", tmp_path / "out", "--concurrency", "1") == ExitCode.UNREACHABLE
+    index = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "a.png" in index
+    assert "BACKEND_UNAVAILABLE" in index
+
+
 def test_out_that_cannot_be_written_exits_2(
     server: ServerThread, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -383,12 +397,23 @@ def test_help_and_version_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_exits_130_and_says_how_far_it_came(
-    server: ServerThread, pictures: Path, number: signal.Signals
+    server: ServerThread, pictures: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     write_picture(pictures / "a.png")
+    write_picture(pictures / "b.png", 2)
     write_picture(pictures / "slow.png", 1)
+    command = [
+        sys.executable,
+        "-m",
+        "coordinator.cli",
+        "analyze",
+        str(pictures),
+        "--json",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "coordinator.cli", "analyze", str(pictures), "--json", "--address", server.address],
+        [*command, "--address", server.address],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -396,6 +421,7 @@ def test_ctrl_c_exits_130_and_says_how_far_it_came(
     )
     assert process.stdout is not None
     first = process.stdout.readline()
+    process.stdout.readline()
     deadline = time.monotonic() + 10
     while "slow.png" not in server.coordinator.received and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -403,5 +429,6 @@ def test_ctrl_c_exits_130_and_says_how_far_it_came(
     _, errors = process.communicate(timeout=20)
     assert process.returncode == ExitCode.INTERRUPTED
     assert json.loads(first)["status"] == "ok"
-    assert "1 of 2 pictures are done" in errors
+    assert "2 of 3 pictures are done" in errors
+    assert "b.png" in (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "Traceback" not in errors
