@@ -12,8 +12,9 @@ from typing import Any
 
 from llm_service import environment
 from llm_service.config import LlmConfig
-from llm_service.model_files import check_model_files
+from llm_service.model_files import architectures, check_model_files
 from llm_service.parent_watch import ParentWatch
+from llm_service.preflight import check_layout
 from serving.errors import MaifsError, Reason
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool])
         MaifsError: MODEL_UNUSABLE when vLLM refuses the model or the layout; SHUTTING_DOWN when `stopping`.
     """
     check_model_files(config.model)
+    check_layout(config)
     phases: dict[str, float] = {}
     environment.apply(environment.engine_environment(config, socket_folder))
     clock = _Phases(phases, stopping)
@@ -58,6 +60,8 @@ def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool])
         os.environ.update(OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="PASSIVE")
     try:
         with clock.phase("config"):
+            if is_cpu:
+                _inspect_in_process(config.model)
             vllm_config = AsyncEngineArgs(**engine_arguments(config, is_cpu)).create_engine_config()
             vllm_config.additional_config = ParentWatch(os.getpid())
         with clock.phase("engine"):
@@ -106,6 +110,20 @@ def engine_arguments(config: LlmConfig, is_cpu: bool) -> dict[str, Any]:
 
             arguments["distributed_executor_backend"] = UniProcExecutor
     return arguments
+
+
+def _inspect_in_process(model: str) -> None:
+    """Spares the first start on a machine 12 s of CPU time.
+
+    vLLM starts a whole Python to look at a model's class, lest the class initialise CUDA here; on a CPU that cannot
+    be. Architectures that are not known, and models given by name, are left to vLLM.
+    """
+    from vllm import ModelRegistry
+
+    for architecture in architectures(Path(model)):
+        known = ModelRegistry.models.get(architecture)
+        if known is not None:
+            ModelRegistry.register_model(architecture, known.load_model_cls())
 
 
 def _first_lines(error: Exception) -> str:

@@ -36,10 +36,21 @@ def _has_folder(path: Path) -> bool:
     return len(path.parts) > 1 and path.parent.is_dir()
 
 
+def architectures(path: Path) -> list[str]:
+    """Class names that a model directory's config.json gives; empty where there is none."""
+    table = read_model_config(path) or {}
+    return [str(name) for name in table.get("architectures") or ()]
+
+
+def read_model_config(path: Path) -> dict[str, Any] | None:
+    """config.json of a model directory; None where there is none that can be read."""
+    return _read_json(path / "config.json")
+
+
 def missing_files(path: Path) -> list[str]:
     """Names of the files that a model directory lacks."""
     missing = []
-    if _read_json(path / "config.json") is None:
+    if read_model_config(path) is None:
         missing.append("config.json")
     if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         missing.append("tokenizer.json")

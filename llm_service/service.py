@@ -94,7 +94,8 @@ class LlmServiceProcess:
             await _shut_down(self._launching.result())
         self._engine = self._launching = None
         self._servicer.close()
-        gc.collect()  # AsyncLLM's finaliser needs modules that are gone when the interpreter ends
+        gc.unfreeze()  # vLLM freezes what it made; AsyncLLM's finaliser must run while its modules are there
+        gc.collect()
         _end_children(kill=True)
         if self._sockets:
             self._sockets.cleanup()

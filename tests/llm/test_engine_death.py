@@ -31,7 +31,7 @@ async def test_death_of_the_engine_ends_calls_with_a_reason_and_the_service_with
         async with connected(service) as stub:
             request = llm_pb2.GenerateRequest(messages=[user("Write a long story.")], max_tokens_count=1000)
             call = stub.Generate(request, timeout=30)
-            await call.read()
+            await anext(aiter(call))
             engine = engine_of(service.process.pid)
             assert engine
             os.kill(engine, signal.SIGKILL)
