@@ -24,7 +24,7 @@ from serving.channel import open_channel
 from serving.errors import MaifsError, Reason
 
 ServiceName = Literal["vision", "llm", "coordinator"]
-State = Literal["starting", "serving", "failed"]
+State = Literal["starting", "serving", "failed", "stopping", "stopped"]
 StateListener = Callable[[ServiceName, State, float], None]
 """Called with a service, its new state and the seconds since its start."""
 
@@ -102,6 +102,7 @@ class Child:
     async def stop(self) -> None:
         """SIGTERM, time to drain, then SIGKILL for the process and all that it started."""
         if self.process.returncode is None:
+            self._on_state(self.name, "stopping", time.monotonic() - self._started)
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
@@ -109,6 +110,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         await self.process.wait()
+        self._on_state(self.name, "stopped", time.monotonic() - self._started)
 
 
 class EmbeddedServices:

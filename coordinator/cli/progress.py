@@ -29,6 +29,13 @@ _SERVICE_WORDS: dict[ServiceName, str] = {
     "coordinator": "coordinator",
     "llm": "language model",
 }
+_STATE_WORDS: dict[State, str] = {
+    "starting": "Starting {}",
+    "serving": "Started {}",
+    "failed": "[red]Failed: {}[/]",
+    "stopping": "Stopping {}",
+    "stopped": "Stopped {}",
+}
 
 
 class Display(Protocol):
@@ -98,11 +105,13 @@ class LiveDisplay:
     def service(self, name: ServiceName, state: State, elapsed_s: float) -> None:
         """See Display."""
         if state == "starting":
-            self._services[name] = self._progress.add_task(f"Starting {_SERVICE_WORDS[name]}", total=1)
+            self._services[name] = self._progress.add_task(_STATE_WORDS[state].format(_SERVICE_WORDS[name]), total=1)
             return
-        words = "ready" if state == "serving" else "[red]failed[/]"
-        description = f"{_SERVICE_WORDS[name].capitalize()} {words}"
-        self._progress.update(self._services[name], completed=1, description=description)
+        description = _STATE_WORDS[state].format(_SERVICE_WORDS[name])
+        if state == "stopping":
+            self._progress.reset(self._services[name], description=description, visible=True)
+        else:
+            self._progress.update(self._services[name], completed=1, description=description)
 
     def begin(self, pictures_count: int) -> None:
         """See Display."""
