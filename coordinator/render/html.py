@@ -65,9 +65,8 @@ class IndexEntry:
     path: str
     verdict: str
     """A verdict or "failed"."""
-    likeliest: str
-    """The hypothesis that `probability` belongs to; empty without a report."""
     probability: float | None
+    """Of the verdict's hypothesis; None without one ("uncertain" has none of its own)."""
     note: str
     """What was found, or the error."""
     html_file: str
@@ -86,7 +85,7 @@ class IndexEntry:
         if document["status"] == "error":
             error = document["error"]
             note = f"{error['reason']}: {error['message']}"
-            return cls(document["path"], "failed", "", None, note, "", "", thumbnail)
+            return cls(document["path"], "failed", None, note, "", "", thumbnail)
         found = [
             phrases.title_of_test(f["id"], t) for tool in document["tools"] for f in tool["findings"] if f["detected"]
         ]
@@ -94,8 +93,7 @@ class IndexEntry:
         return cls(
             path=document["path"],
             verdict=document["verdict"],
-            likeliest=phrases.likeliest(document),
-            probability=document["probability"],
+            probability=None if document["verdict"] == "uncertain" else document["probability"],
             note=", ".join(found),
             html_file=document["html_file"] or "",
             dimensions=f"{image['width_px']} × {image['height_px']}",

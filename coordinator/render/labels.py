@@ -42,6 +42,10 @@ _LABELS: dict[str, tuple[str, str]] = {
         "verdict.",
         "세 가지 답 중 가장 가능성이 높은 것은 “{likeliest}”({p})이지만, 판정을 내리기에는 부족합니다.",
     ),
+    "probability.unmoved": (
+        "The tests moved nothing: the probabilities are those that were assumed before them, whatever the picture.",
+        "검사 결과가 아무것도 바꾸지 않았습니다. 확률은 그림과 무관하게 사전에 가정한 값 그대로입니다.",
+    ),
     "not_proof": ("An estimate from evidence, not proof.", "증거에 따른 추정이며 증명이 아닙니다."),
     "tool.frequency": ("Frequency", "주파수"),
     "tool.noise": ("Noise", "노이즈"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.render.labels import Labels
 from coordinator.render.schema import Finding, ReportDocument, Sentence, Tool, Weight
 
 T = TypeVar("T")
+Hypothesis = Literal["authentic", "manipulated", "ai_generated"]
 
 NOTHING_LOG10_LR = 0.05
 """Below this magnitude (a factor of 1.12) a weight is said to say nothing."""
@@ -98,11 +99,20 @@ def likeliest(document: ReportDocument) -> str:
     return max(by_name, key=lambda name: by_name[name])
 
 
+def unmoved(document: ReportDocument) -> bool:
+    """Whether the posterior is the prior to within a percentage point, so that naming its largest would mislead."""
+    prior, posterior = document["fusion"]["prior"], document["posterior"]
+    names: tuple[Hypothesis, ...] = ("authentic", "manipulated", "ai_generated")
+    return all(abs(prior[name] - posterior[name]) < 0.01 for name in names)
+
+
 def probability_sentence(document: ReportDocument, t: Labels) -> str:
     """What the verdict's probability means."""
     verdict = document["verdict"]
     p = percent(document["probability"])
     if verdict == "uncertain":
+        if unmoved(document):
+            return t("probability.unmoved")
         return t("probability.uncertain", likeliest=t(f"verdict.{likeliest(document)}"), p=p)
     return t(f"probability.{verdict}", p=p, prior=percent(document["fusion"]["prior"][verdict]))
 

@@ -303,7 +303,8 @@ def test_out_writes_reports_maps_pages_and_an_index(
     assert stored == document
     page = (out / document["html_file"]).read_text("utf-8")
     assert "data:image/jpeg;base64," in page
-    assert page.count('class="layer"') == 2, "the map over the picture and in the gallery"
+    assert page.count("data:image/png;base64,") == 1, "the map is embedded once"
+    assert page.count("#map-1") == 1, "and shown in the gallery too"
     index = (out / "index.html").read_text("utf-8")
     assert f'href="{document["html_file"]}"' in index
     assert "NOT_AN_IMAGE" in index

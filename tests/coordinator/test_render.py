@@ -184,9 +184,9 @@ def test_the_facts_are_in_the_page_without_javascript() -> None:
 
 def test_a_map_that_proves_nothing_is_not_laid_over_the_picture_unasked() -> None:
     report = make_report(b"d", "a.png")
-    assert re.search(r'<g id="layer-1">', page_of(report))
+    assert re.search(r'<g id="layer-1" class="layer" ', page_of(report))
     report.tool_results[0].findings[0].heat_map.significant = False
-    assert re.search(r'<g id="layer-1" class="off">', page_of(report))
+    assert re.search(r'<g id="layer-1" class="layer off"', page_of(report))
 
 
 def test_the_fused_map_comes_first() -> None:
@@ -194,8 +194,8 @@ def test_the_fused_map_comes_first() -> None:
     report.fused_heat_map.CopyFrom(heat_map())
     assert list(heat_maps(report)) == [FUSED_MAP, "frequency.foreign_grid"]
     page = page_of(report)
-    assert re.search(r'<g id="layer-1">', page)
-    assert re.search(r'<g id="layer-2" class="off">', page)
+    assert re.search(r'<g id="layer-1" class="layer" ', page)
+    assert re.search(r'<g id="layer-2" class="layer off"', page)
 
 
 def test_a_broken_map_is_left_out() -> None:
@@ -278,10 +278,23 @@ def test_uncertain_has_no_percentage_in_its_headline() -> None:
     report = make_report(b"d", "a.png")
     report.verdict = finding_pb2.VERDICT_UNCERTAIN
     report.probability = 0.7
+    report.posterior.authentic, report.posterior.manipulated, report.posterior.ai_generated = 0.7, 0.28, 0.02
     document = report_document(report, "a.png")
     headline = text_of(document).splitlines()[1]
     assert headline.startswith("UNCERTAIN")
     assert "%" not in headline
+    assert "“Authentic” with 70 %" in text_of(document)
+    assert IndexEntry.of(document, b"", EN).probability is None
+
+
+def test_a_prior_that_nothing_moved_is_not_shown_as_a_result() -> None:
+    report = make_report(b"d", "a.png")
+    report.verdict = finding_pb2.VERDICT_UNCERTAIN
+    report.posterior.CopyFrom(report.fusion.prior)
+    document = report_document(report, "a.png")
+    for text in (text_of(document), Page(page_of(report)).text):
+        assert "The tests moved nothing" in text
+        assert "likeliest of the three" not in " ".join(text.split())
 
 
 def test_a_report_without_the_models_text_says_so() -> None:
