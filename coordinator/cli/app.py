@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from coordinator.cli import gpu
 from serving import __version__
 from serving.errors import ExitCode, MaifsError
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     help="Image forensics: is it a camera photo left as it was, an edited photo or an AI-made image, and how do you "
     "know?",
 )
+app.add_typer(gpu.app, name="gpu")
 
 Address = Annotated[
     str | None,

@@ -1,0 +1,66 @@
+"""`coordinator-cli gpu`: plan a host's GPUs, check what runs on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.errors import MaifsError
+from serving.model_shapes import Quantization
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Plan who gets which GPU of a host, and check what runs on them.",
+)
+
+PLAN_EPILOG = "Exit codes: 0 a layout can run, 1 none can, 2 usage, 3 no driver here and no --host given."
+
+
+@app.command(epilog=PLAN_EPILOG)
+def plan(
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host", metavar="HOST", help="COUNTxKIND, e.g. 4xA100-40GB, or a saved profile. Default: this host."
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME|DIR", help="Name on the model hub, or a directory with the files.")
+    ] = "Qwen/Qwen2.5-32B-Instruct",
+    quantization: Annotated[
+        Quantization | None,
+        typer.Option("--quantization", help="Storage of the weights. Default: all for a 16-bit model."),
+    ] = None,
+    max_model_len: Annotated[
+        int, typer.Option("--max-model-len", metavar="TOKENS", min=16, help="Longest prompt plus answer.")
+    ] = 4096,
+    memory_utilization: Annotated[
+        float,
+        typer.Option("--memory-utilization", min=0.1, max=1.0, help="Share of each GPU's memory for the engine."),
+    ] = 0.92,
+    save_host: Annotated[
+        Path | None, typer.Option("--save-host", metavar="FILE", help="Write the host's profile for use elsewhere.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Show every way to split the GPUs between the language model and vision: what runs, why not, and how fast.
+
+    Numbers are arithmetic on the model's shape and the GPUs' data sheets, not measurements; tokens per second are
+    upper bounds that the memory bandwidth sets.
+    """
+    from coordinator.cli import gpu_plan
+
+    try:
+        gpu_plan.run(gpu_plan.Request(host, model, quantization, max_model_len, memory_utilization, save_host, as_json))
+    except MaifsError as error:
+        _fail(error)
+
+
+def _fail(error: MaifsError) -> None:
+    from coordinator.cli.terminal import Style, Terminal
+
+    Terminal(Style.TEXT, "en", quiet=False).error(str(error))
+    raise typer.Exit(error.reason.exit_code)

@@ -1,0 +1,203 @@
+"""`coordinator-cli gpu plan`: the plan as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.cli.terminal import PIPE_WIDTH
+from serving.errors import ExitCode, MaifsError, Reason
+from serving.gpu import guide
+from serving.gpu.hosts import GIB, Host, host_of, parse_host, save_host
+from serving.gpu.inventory import take_inventory
+from serving.gpu.nvml import NvmlCallError, NvmlUnavailableError
+from serving.gpu.plan import RANKING, Assumptions, Option, Plan, make_plan
+from serving.model_shapes import ModelShape, Quantization, find_shape
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command's options."""
+
+    host: str | None
+    model: str
+    quantization: Quantization | None
+    max_model_len: int
+    memory_utilization: float
+    save_host: Path | None
+    as_json: bool
+
+
+def run(request: Request) -> None:
+    """Prints the plan and ends the command.
+
+    Raises:
+        MaifsError: unknown model or host, or no driver here.
+    """
+    shape = find_shape(request.model)
+    host = parse_host(request.host) if request.host else this_host()
+    if request.save_host:
+        save_host(host, request.save_host)
+    assumptions = Assumptions(request.max_model_len, request.memory_utilization)
+    plan = make_plan(host, shape, _formats(shape, request.quantization), assumptions)
+    if request.as_json:
+        typer.echo(json.dumps(document(plan), indent=2))
+    else:
+        show(plan, Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH))
+    raise typer.Exit(ExitCode.OK if plan.best else ExitCode.ITEMS_FAILED)
+
+
+def this_host() -> Host:
+    """The GPUs of this host.
+
+    Raises:
+        MaifsError: BACKEND_UNAVAILABLE when there is no driver or no GPU.
+    """
+    try:
+        host = host_of(take_inventory())
+    except (NvmlUnavailableError, NvmlCallError) as error:
+        raise _no_gpu(f"no NVIDIA driver answers ({error})") from error
+    if not host.gpus:
+        raise _no_gpu("the driver knows no GPU")
+    return host
+
+
+def _no_gpu(why: str) -> MaifsError:
+    return MaifsError(
+        Reason.BACKEND_UNAVAILABLE,
+        f"This host has no GPU to plan with: {why}.",
+        "Describe a host, e.g. --host 4xA100-40GB. Without a GPU all services run on the CPU and need no plan.",
+    )
+
+
+def _formats(shape: ModelShape, wanted: Quantization | None) -> list[Quantization]:
+    if shape.quantization is not Quantization.BF16:
+        if wanted not in {None, shape.quantization}:
+            raise MaifsError(
+                Reason.INVALID_REQUEST,
+                f"The weights of {shape.name} are stored as {shape.quantization} and cannot become {wanted}.",
+                "Leave --quantization out, or name the 16-bit model.",
+            )
+        return [shape.quantization]
+    return [wanted] if wanted else list(Quantization)
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """JSON form; docs/gpu.md lists the fields."""
+    assumptions = plan.assumptions
+    return {
+        "host": {
+            "name": plan.host.name,
+            "gpus": [
+                {
+                    "name": gpu.name,
+                    "index": gpu.index,
+                    "minor": gpu.minor,
+                    "uuid": gpu.uuid,
+                    "memory_bytes": gpu.memory_bytes,
+                    "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
+                }
+                for gpu in plan.host.gpus
+            ],
+        },
+        "model": {
+            "name": plan.shape.name,
+            "parameters_count": plan.shape.parameters,
+            "checkpoint_bytes": plan.shape.checkpoint_bytes,
+        },
+        "assumptions": {
+            "max_model_len_tokens": assumptions.max_model_len_tokens,
+            "memory_utilization": assumptions.memory_utilization,
+            "overhead_bytes": assumptions.overhead_bytes,
+            "vision_bytes": assumptions.vision_bytes,
+            "link_bytes_per_s": assumptions.link_bytes_per_s,
+        },
+        "ranking": RANKING,
+        "options": [_option(option, plan) for option in plan.options],
+    }
+
+
+def _option(option: Option, plan: Plan) -> dict[str, Any]:
+    layout, claim, padding = option.layout, guide.claim(option, plan), option.padding
+    return {
+        "title": layout.title,
+        "valid": option.valid,
+        "reasons": list(option.reasons),
+        "notes": list(option.notes),
+        "llm_gpus_count": layout.llm_gpus,
+        "vision_gpus_count": layout.vision_gpus,
+        "vision": layout.vision.name,
+        "quantization": layout.quantization.value,
+        "tensor_parallel_size": layout.tensor_parallel,
+        "pipeline_parallel_size": layout.pipeline_parallel,
+        "replicas_count": layout.replicas,
+        "offload_gib": layout.offload_gib,
+        "padding": padding and {"query_heads": padding.query_heads, "kv_heads": padding.kv_heads},
+        "weights_bytes_per_gpu": [round(value) for value in option.weights_bytes],
+        "kv_bytes_per_gpu": [round(value) for value in option.kv_bytes],
+        "sequences_count": option.sequences,
+        "decode_tokens_per_s_bound": round(option.decode_tokens_per_s, 2),
+        "guide": claim and {"claim": claim.text, "corrections": list(claim.corrections)},
+    }
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Prints it for people."""
+    shape, assumptions = plan.shape, plan.assumptions
+    size = f"{shape.parameters / 1e9:.2f} billion parameters"
+    console.print(Text(f"{shape.name} ({size}) on {plan.host.name}", style="bold"))
+    per_sequence = f"Sequences of {assumptions.max_model_len_tokens}"
+    table = Table("", "Layout", "Weights/GPU", "KV/GPU", per_sequence, "Decode bound", box=None, padding=(0, 2, 0, 0))
+    for option in plan.options:
+        table.add_row(*_row(option))
+    console.print(table)
+    console.print(
+        "\nGiB per GPU, the emptiest and the fullest stage where they differ. Engine's share of memory "
+        f"{assumptions.memory_utilization:g}, {assumptions.overhead_bytes / GIB:.0f} GiB overhead assumed. Decode "
+        "bound: tokens/s of one sequence if memory bandwidth were the only limit. Layout: LLM GPUs + vision GPUs.\n"
+        f"Order: {RANKING}."
+    )
+    for option in plan.options:
+        _explain(option, plan, console)
+    best = plan.best
+    console.print(
+        Text(f"\nBest: {best.layout.title}" if best else "\nNo layout can run this model here.", style="bold")
+    )
+
+
+def _row(option: Option) -> tuple[Text, ...]:
+    mark = Text("ok", style="green") if option.valid else Text("no", style="red")
+    cells = (
+        option.layout.title,
+        _range([value / GIB for value in option.weights_bytes], 2),
+        _range([value / GIB for value in option.kv_bytes], 1) if min(option.kv_bytes) > 0 else "-",
+        str(option.sequences) if option.valid else "-",
+        f"{option.decode_tokens_per_s:.1f} tok/s",
+    )
+    return (mark, *(Text(cell) for cell in cells))
+
+
+def _range(values: list[float], digits: int) -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low}-{high}"
+
+
+def _explain(option: Option, plan: Plan, console: Console) -> None:
+    claim = guide.claim(option, plan)
+    lines = [("cannot run: ", reason, "red") for reason in option.reasons]
+    lines += [("note: ", note, "") for note in option.notes]
+    if claim:
+        lines.append(("the guide says: ", claim.text, ""))
+        lines += [("  but: ", correction, "yellow") for correction in claim.corrections]
+    if lines:
+        console.print(Text(f"\n{option.layout.title}"))
+        for label, text, style in lines:
+            console.print(Text(f"  {label}", style=style) + Text(text))

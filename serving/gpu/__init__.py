@@ -1,0 +1,1 @@
+"""GPUs of a host: inventory through NVML, plans of who gets which, pinning and its proof."""

@@ -1,0 +1,236 @@
+"""The rules and the arithmetic of splitting a model over GPUs."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.errors import MaifsError, Reason
+from serving.model_shapes import KNOWN, Quantization, find_shape, read_shape
+from serving.sharding import (
+    HeadPadding,
+    check,
+    decode_tokens_per_s,
+    kv_heads_divide,
+    pad_heads,
+    padded,
+    sequences,
+    split_layers,
+    stage_bytes,
+)
+
+GIB = 1024**3
+A100_BYTES_PER_S = 1.555e12
+QWEN_32B = find_shape("Qwen/Qwen2.5-32B-Instruct")
+
+PUBLISHED_PARAMETERS = {
+    "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
+    "Qwen/Qwen2.5-14B-Instruct": 14_770_033_664,
+    "Qwen/Qwen2.5-32B-Instruct": 32_763_876_352,
+    "Qwen/Qwen2.5-72B-Instruct": 72_706_203_648,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "Qwen/Qwen3-14B": 14_768_307_200,
+    "Qwen/Qwen3-32B": 32_762_123_264,
+    "meta-llama/Meta-Llama-3-8B-Instruct": 8_030_261_248,
+    "meta-llama/Meta-Llama-3-70B-Instruct": 70_553_706_496,
+    "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
+def test_a_known_shape_has_as_many_parameters_as_its_checkpoint(name: str) -> None:
+    assert KNOWN[name].parameters == PUBLISHED_PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "tp", "pp", "weights_gib", "kv_gib", "count", "rate"),
+    [
+        ("bf16", 3, 1, (20.66, 20.66), (13.6, 13.6), 36, 71.8),
+        ("bf16", 1, 3, (20.0, 20.5), (13.7, 14.3), 41, 24.3),
+        ("fp8", 3, 1, (10.81, 10.81), (23.4, 23.4), 62, 140.1),
+        ("awq", 3, 1, (6.08, 6.08), (28.2, 28.2), 75, 258.7),
+        ("bf16", 2, 1, (30.5, 30.5), (3.7, 3.7), 7, 48.6),
+        ("bf16", 4, 1, (15.3, 15.3), (19.0, 19.0), 75, 97.2),
+    ],
+)
+def test_qwen_32b_on_a100_40gb_agrees_with_the_hand_made_table(
+    quantization: str,
+    tp: int,
+    pp: int,
+    weights_gib: tuple[float, float],
+    kv_gib: tuple[float, float],
+    count: int,
+    rate: float,
+) -> None:
+    shape = QWEN_32B.quantized(Quantization(quantization))
+    verdict = check(shape, tp, pp)
+    stages = stage_bytes(padded(shape, verdict.padding), tp, pp)
+    weights = [stage.weights for stage in stages]
+    kv = [39.4 * GIB * 0.92 - 2 * GIB - here for here in weights]
+    assert verdict.faults == ()
+    assert (min(weights) / GIB, max(weights) / GIB) == pytest.approx(weights_gib, rel=0.01)
+    assert (min(kv) / GIB, max(kv) / GIB) == pytest.approx(kv_gib, abs=0.06)
+    assert sequences(stages, kv, 4096) == count
+    assert decode_tokens_per_s(stages, A100_BYTES_PER_S) == pytest.approx(rate, rel=0.005)
+
+
+def test_tensor_parallel_3_of_qwen_32b_needs_45_and_9_heads() -> None:
+    assert check(QWEN_32B, 3).padding == HeadPadding(query_heads=45, kv_heads=9)
+    assert check(QWEN_32B, 2).padding is None
+
+
+def test_padding_costs_what_the_heads_cost() -> None:
+    wide = padded(QWEN_32B, HeadPadding(45, 9))
+    assert wide.parameters / QWEN_32B.parameters == pytest.approx(1.0154, abs=2e-4)
+    kv = stage_bytes(wide, 1)[0].kv_per_token / stage_bytes(QWEN_32B, 1)[0].kv_per_token
+    assert kv == pytest.approx(1.125)
+    assert stage_bytes(QWEN_32B, 1)[0].kv_per_token == 262_144
+
+
+@given(kv=st.integers(1, 64), group=st.integers(1, 16), tp=st.integers(1, 16))
+def test_padded_heads_always_divide_and_keep_the_groups(kv: int, group: int, tp: int) -> None:
+    padding = pad_heads(kv * group, kv, tp)
+    heads = padding or HeadPadding(kv * group, kv)
+    assert heads.query_heads % tp == 0
+    assert kv_heads_divide(heads.kv_heads, tp)
+    assert heads.query_heads // heads.kv_heads == group
+    assert heads.kv_heads >= kv
+
+
+def test_zero_heads_leave_attention_as_it_was() -> None:
+    rng = np.random.default_rng(5)
+    tokens, hidden, d, q, kv = 7, 40, 8, 10, 2
+    x = rng.normal(size=(tokens, hidden))
+    wq, wk, wv = (rng.normal(size=(n * d, hidden)) for n in (q, kv, kv))
+    wo = rng.normal(size=(hidden, q * d))
+    padding = pad_heads(q, kv, 3)
+    assert padding == HeadPadding(15, 3)
+    more_q, more_kv = (padding.query_heads - q) * d, (padding.kv_heads - kv) * d
+    wide = attention(
+        x,
+        np.pad(wq, ((0, more_q), (0, 0))),
+        np.pad(wk, ((0, more_kv), (0, 0))),
+        np.pad(wv, ((0, more_kv), (0, 0))),
+        np.pad(wo, ((0, 0), (0, more_q))),
+        d,
+    )
+    assert np.allclose(wide, attention(x, wq, wk, wv, wo, d), atol=1e-12)
+
+
+def attention(x: np.ndarray, wq: np.ndarray, wk: np.ndarray, wv: np.ndarray, wo: np.ndarray, d: int) -> np.ndarray:
+    """Grouped-query attention of one sequence, without mask and positions."""
+    q, k, v = ((x @ w.T).reshape(len(x), -1, d).transpose(1, 0, 2) for w in (wq, wk, wv))
+    groups = len(q) // len(k)
+    k, v = (np.repeat(part, groups, axis=0) for part in (k, v))
+    scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(d))
+    mixed = scores / scores.sum(axis=-1, keepdims=True) @ v
+    return np.asarray(mixed.transpose(1, 0, 2).reshape(len(x), -1) @ wo.T)
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "part"),
+    [
+        ("Qwen3-32B", 3, "vocabulary 151936"),
+        ("Qwen3-32B", 3, "intermediate size 25600"),
+        ("Qwen2.5-7B-Instruct", 3, "the next that is: 18945"),
+        ("Qwen2.5-14B-Instruct-AWQ", 8, "1728 inputs per GPU are no multiple of 128"),
+    ],
+)
+def test_what_padding_of_heads_does_not_mend_is_named(model: str, tp: int, part: str) -> None:
+    assert any(part in fault for fault in check(find_shape(model), tp).faults)
+
+
+def test_published_awq_of_the_72b_model_splits_by_8_and_its_own_size_would_not() -> None:
+    published = find_shape("Qwen/Qwen2.5-72B-Instruct-AWQ")
+    assert published.intermediate_size == 29_696
+    assert check(published, 8).faults == ()
+
+
+def test_few_kv_heads_are_repeated_on_more_gpus() -> None:
+    shape = find_shape("Qwen2.5-7B-Instruct")
+    assert check(shape, 28).padding is None
+    assert stage_bytes(shape, 28)[0].kv_per_token == stage_bytes(shape, 4)[0].kv_per_token
+
+
+def test_layers_split_as_vllm_splits_them() -> None:
+    assert split_layers(64, 3) == (21, 22, 21)
+    assert split_layers(30, 4) == (7, 8, 8, 7)
+    assert split_layers(80, 3) == (27, 27, 26)
+
+
+def test_a_gpu_with_nothing_left_holds_no_sequence() -> None:
+    stages = stage_bytes(QWEN_32B, 2)
+    assert sequences(stages, [-1.0], 4096) == 0
+
+
+def test_offload_is_bound_by_the_link() -> None:
+    stages = stage_bytes(QWEN_32B, 2)
+    without = decode_tokens_per_s(stages, A100_BYTES_PER_S)
+    assert decode_tokens_per_s(stages, A100_BYTES_PER_S, 10 * GIB, 25e9) < without / 10
+
+
+def write_model(folder: Path, **changes: object) -> Path:
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 1,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "vocab_size": 192,
+        "tie_word_embeddings": True,
+    }
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+def write_tensors(path: Path, size: int) -> None:
+    entries = {
+        "a": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]},
+        "__metadata__": {"format": "pt"},
+    }
+    header = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+
+
+def test_a_directory_s_weights_are_counted_from_its_files(tmp_path: Path) -> None:
+    shape = read_shape(write_model(tmp_path))
+    write_tensors(tmp_path / "model-1.safetensors", shape.parameters)
+    write_tensors(tmp_path / "model-2.safetensors", shape.parameters + 1000)
+    exact = find_shape(str(tmp_path))
+    assert exact.checkpoint_bytes == 2 * shape.parameters + 1000
+    assert stage_bytes(exact, 1)[0].weights == pytest.approx(exact.checkpoint_bytes)
+    assert stage_bytes(shape, 1)[0].weights == 2 * shape.parameters
+
+
+def test_a_stored_quantisation_is_read_from_the_configuration(tmp_path: Path) -> None:
+    awq = {"quant_method": "awq", "group_size": 64, "bits": 4}
+    shape = read_shape(write_model(tmp_path, quantization_config=awq))
+    assert (shape.quantization, shape.group_size) == (Quantization.AWQ, 64)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_experts": 8}, {"hidden_size": None}, {"quantization_config": {"quant_method": "gptq"}}]
+)
+def test_a_model_that_cannot_be_planned_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(MaifsError) as caught:
+        find_shape(str(write_model(tmp_path, **changes)))
+    assert caught.value.reason is Reason.MODEL_UNUSABLE
+
+
+def test_a_pointer_instead_of_weights_is_refused(tmp_path: Path) -> None:
+    (write_model(tmp_path) / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(MaifsError, match="pointer"):
+        find_shape(str(tmp_path))
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(MaifsError, match=r"Qwen2\.5-32B"):
+        find_shape("nobody/nothing-1B")
