@@ -94,8 +94,7 @@ class LlmServiceProcess:
             await _shut_down(self._launching.result())
         self._engine = self._launching = None
         self._servicer.close()
-        gc.unfreeze()  # vLLM freezes what it made; AsyncLLM's finaliser must run while its modules are there
-        gc.collect()
+        gc.freeze()  # the end of the interpreter would search vLLM's modules for seconds
         _end_children(kill=True)
         if self._sockets:
             self._sockets.cleanup()
@@ -106,6 +105,7 @@ async def _shut_down(launched: Launched) -> None:
     if handler is not None:
         handler.cancel()  # it would log the end of the engine as a failure
     await asyncio.to_thread(launched.llm.shutdown, _SHUTDOWN_TIMEOUT_S)
+    launched.llm.shutdown = lambda: None  # its finaliser would call it once more, when its modules are gone
 
 
 def _end_children(*, kill: bool) -> None:
