@@ -68,6 +68,7 @@ _LABELS: dict[str, tuple[str, str]] = {
     "result.not_found": ("not found", "발견 안 됨"),
     "result.not_applicable": ("not testable", "검사 불가"),
     "result.failed": ("failed", "오류"),
+    "weight.uncalibrated": ("not calibrated; does not count", "보정되지 않아 반영 안 됨"),
     "weight.nothing": ("says nothing either way", "어느 쪽도 뒷받침하지 않음"),
     "weight.manipulated": ("{n} × likelier if edited", "편집된 경우 {n}배 더 잘 나타남"),
     "weight.ai_generated": ("{n} × likelier if AI-made", "AI 생성인 경우 {n}배 더 잘 나타남"),

@@ -119,6 +119,8 @@ def probability_sentence(document: ReportDocument, t: Labels) -> str:
 
 def weight_phrases(manipulated: Weight, ai_generated: Weight, t: Labels) -> list[str]:
     """Two log10 likelihood ratios as odds in words; one phrase when they say nothing."""
+    if manipulated["cap"] == ai_generated["cap"] == 0:
+        return [t("weight.uncalibrated")]
     found = []
     for name, weight in (("manipulated", manipulated), ("ai_generated", ai_generated)):
         value = weight["log10_lr"]

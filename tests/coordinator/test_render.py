@@ -343,6 +343,8 @@ def test_numbers_in_words() -> None:
     assert title_of_test("frequency.double_jpeg", EN) == "Double JPEG compression"
     nothing = {"log10_lr": 0.01, "cap": 1.0}
     assert weight_phrases(nothing, nothing, EN) == ["says nothing either way"]  # type: ignore[arg-type]
+    uncalibrated = {"log10_lr": 0.0, "cap": 0.0}
+    assert weight_phrases(uncalibrated, uncalibrated, EN) == ["not calibrated; does not count"]  # type: ignore[arg-type]
     strong = {"log10_lr": 2.0, "cap": 2.0}
     against = {"log10_lr": -0.5, "cap": 2.0}
     found = weight_phrases(strong, against, EN)  # type: ignore[arg-type]
