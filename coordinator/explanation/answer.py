@@ -40,8 +40,9 @@ class Answer:
 def answer_schema(case: Case) -> str:
     """JSON schema of the answer for a case.
 
-    Ids are enums of what was tested, a reading is asked only of tools with a test that ran, and every text and list is
-    bounded, so that a model that does not find an end still stays within some 300 tokens.
+    Ids are enums of what was tested (in the summary: of what was detected), a reading is asked only of tools with a
+    test that ran, and every text and list is bounded, so that a model that does not find an end still stays within some
+    300 tokens.
     """
     by_tool = {
         tool.tool: [f.id for f in tool.findings if f.tested]
@@ -49,9 +50,8 @@ def answer_schema(case: Case) -> str:
     }
     tested = [finding_id for ids in by_tool.values() for finding_id in ids]
     detected = [f.id for f in case.findings() if f.tested and f.detected]
-    properties: dict[str, Any] = {
-        "summary": _claims([VERDICT_ID, *(detected or tested)], _SUMMARY_CHARACTERS, MAX_SUMMARY)
-    }
+    most = MAX_SUMMARY if detected else 1
+    properties: dict[str, Any] = {"summary": _claims([VERDICT_ID, *detected], _SUMMARY_CHARACTERS, most)}
     properties |= {tool: _claim(ids, _READING_CHARACTERS) for tool, ids in by_tool.items() if ids}
     properties["uncertainties"] = _claims([VERDICT_ID, *tested], _READING_CHARACTERS, MAX_UNCERTAINTIES)
     return json.dumps(_object(properties))

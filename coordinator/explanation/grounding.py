@@ -93,8 +93,9 @@ class _Subject:
     def texts(self) -> tuple[str, ...]:
         """Our own texts on the subject and the details that the finding rests on."""
         if self.finding is None:
-            verdict = self.words.phrase(f"verdict.{self.case.fusion.verdict}", strength="", probability="")
-            return (verdict, self.case.file.format)
+            verdict = self.case.fusion.verdict
+            told = self.words.phrase(f"verdict.{verdict}", strength="", probability="")
+            return (told, self.words.phrase(f"plain_verdict.{verdict}"), self.case.file.format)
         finding = self.finding
         details = tuple(harmless(text) for text in finding.details.values())
         names = " ".join(f"{m.name.replace('_', ' ')} {m.unit}" for m in finding.measurements)
@@ -152,7 +153,7 @@ def _first_fault(text: str, subject: _Subject) -> str:
 def _is_ours(text: str, subject: _Subject) -> bool:
     """A sentence of the catalogue or its main clause, word for word and without anything from the file in it."""
     if subject.finding is None:
-        return False
+        return text.strip() == subject.words.phrase(f"plain_verdict.{subject.case.fusion.verdict}")
     bare = _without_details(subject.finding)
     ours = (*_SENTENCE_END.split(subject.words.finding(bare)), subject.words.caveat(bare))
     stripped = text.strip().rstrip(".")
@@ -164,6 +165,10 @@ def _foreign_matter(text: str, subject: _Subject) -> str:
     if subject.finding is None:
         loose = stems(text) - stems(" ".join(subject.texts)) - subject.lexicon.verdict_words
         return f"{sorted(loose)[0]!r} is more than the verdict says" if loose else ""
+    stripped = text.strip().rstrip(".")
+    others = (f for f in subject.case.findings() if f is not subject.finding)
+    if any(stripped in subject.words.finding(_without_details(other)) for other in others):
+        return "it is what another finding says"
     own = stems(" ".join((*subject.words.texts_of(subject.finding.id), *subject.texts)))
     foreign = (stems(text) & subject.lexicon.trace_words) - own
     return f"{sorted(foreign)[0]!r} is the matter of another test" if foreign else ""
@@ -174,6 +179,9 @@ def _form(text: str, subject: _Subject) -> str:
         return "it holds marks that a sentence of a report does not have"
     if len(text.split()) < _MIN_WORDS or not re.search(r"[.!?][\"')]*$", text):
         return "it is no finished sentence"
+    runs = _runs(text)
+    if len(set(runs)) < len(runs):
+        return "it repeats itself"
     hangul = sum("가" <= character <= "힣" for character in text)
     if (subject.words.language == "ko") != (hangul > 0) or (hangul == 0 and _foreign(text)):
         return "it is not in the language of the report"
@@ -244,9 +252,13 @@ def _without_details(finding: Finding) -> Finding:
     return replace(finding, details=dict.fromkeys(finding.details, ""))
 
 
-def _ngrams(text: str) -> frozenset[tuple[str, ...]]:
+def _runs(text: str) -> list[tuple[str, ...]]:
     folded = [word.casefold() for word in _WORD.findall(text)]
-    return frozenset(tuple(folded[i : i + _ECHO_WORDS]) for i in range(len(folded) - _ECHO_WORDS + 1))
+    return [tuple(folded[i : i + _ECHO_WORDS]) for i in range(len(folded) - _ECHO_WORDS + 1)]
+
+
+def _ngrams(text: str) -> frozenset[tuple[str, ...]]:
+    return frozenset(_runs(text))
 
 
 def _numbers(text: str, subject: _Subject) -> str:

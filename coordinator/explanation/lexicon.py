@@ -80,7 +80,7 @@ _EN = Lexicon(
             r"\bauthentic", r"\bgenuine", r"\bun(?:altered|edited|touched|modified|manipulated|tampered)\b",
             r"\bpristine\b",
             r"\b(?:is|are|was|be|as|remains?|seems|appears)\s+(?:an?\s+|the\s+)?(?:real|original)\b",
-            r"\bcamera photo\b",
+            r"\breal\s+(?:image|photo|picture)", r"\bcamera photo\b",
             r"\bcamera[- ]original\b", r"\boriginal (?:photo|picture|image|file)\b", r"\bleft as it was\b",
         ),
         "manipulated": _any(
@@ -136,7 +136,7 @@ _EN = Lexicon(
     ),
     places={
         "upper": _any(r"\bupper\b", r"\btop\b"),
-        "lower": _any(r"\blower\b", r"\bbottom\b"),
+        "lower": _any(r"\blower\b(?!\s+(?:quality|than|level|score|noise))", r"\bbottom\b"),
         "left": _any(r"\bleft\b(?! as it was)"),
         "right": _any(r"\bright\b"),
         "centre": _any(r"\bcent(?:re|er|ral)\b"),

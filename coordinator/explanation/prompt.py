@@ -21,12 +21,6 @@ MAX_DETAILS = 3
 """Untrusted texts shown of a finding; each at most 60 characters."""
 _DETAIL_LIMIT = 60
 _LANGUAGES = {"en": "English", "ko": "Korean"}
-_VERDICTS = {
-    "authentic": "AUTHENTIC (camera photo left as it was)",
-    "manipulated": "MANIPULATED (photo edited after capture)",
-    "ai_generated": "AI_GENERATED (made by a generative model)",
-    "uncertain": "UNCERTAIN (the evidence does not carry a conclusion)",
-}
 
 
 @dataclass(frozen=True)
@@ -59,8 +53,9 @@ def make_prompt(case: Case, words: Catalogue, *, brief: bool = False) -> Prompt:
         words: catalogue of the report's language, whose sentence for each finding is shown.
         brief: leaves out the tests that found nothing, for a model whose context is too short for the whole table.
     """
+    verdict = words.phrase(f"plain_verdict.{case.fusion.verdict}")
     lines = [
-        f"VERDICT: {_VERDICTS[case.fusion.verdict]}, probability {percent(case.fusion.probability)}",
+        f"VERDICT (probability {percent(case.fusion.probability)}): {verdict}",
         f"FILE: {_file(case)}",
         "",
         *_table(case, words, brief=brief),
@@ -99,7 +94,7 @@ def _row(finding: Finding, case: Case, words: Catalogue) -> str:
         f"{harmless(n, 24)} «{harmless(t, _DETAIL_LIMIT)}»" for n, t in list(finding.details.items())[:MAX_DETAILS]
     ]
     from_file = f"; from the file: {', '.join(texts)}" if texts else ""
-    return f"[{finding.id}] {outcome}. {words.finding(finding)} {'; '.join(numbers)}{from_file}"
+    return f"[{finding.id}] {outcome} ({'; '.join(numbers)}{from_file}): {words.finding(finding)}"
 
 
 def _numbers(finding: Finding) -> Iterable[str]:

@@ -180,6 +180,7 @@ class TestVerdicts:
             "The photo was certainly edited.",
             "The photo was definitely edited.",
             "It is clearly edited.",
+            "The image is not a real image, but a picture to look at.",
             "There is no doubt, beyond any doubt it was edited.",
             "Experts confirmed that it was edited.",
         ],
