@@ -1,8 +1,9 @@
-"""Runs a module as a process that ends with the process that started it: `python -m coordinator.attached MODULE ARGS`.
+"""Runs a module as a process that ends with its parent: `python -m coordinator.attached FOLDER MODULE ARGS`.
 
 Standard input must be a pipe whose other end the parent holds open. When the parent dies, however it dies, the kernel
 closes that end: the process gets SIGTERM and, if it has not ended after `GRACE_S`, its whole process group is killed,
-so that processes which the module started go too. The parent must therefore start it in a session of its own.
+so that processes which the module started go too. The parent must therefore start it in a session of its own. FOLDER,
+the parent's private folder, is removed then, since the parent no longer can.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import ctypes
 import os
 import runpy
+import shutil
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 GRACE_S = 10.0
 """Seconds between SIGTERM and SIGKILL after the parent's death."""
@@ -21,20 +24,21 @@ GRACE_S = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
-def attach() -> None:
-    """Ties this process to its parent's life.
+def attach(folder: Path) -> None:
+    """Ties this process to its parent's life, and the folder with it.
 
     The kernel's own signal (prctl, Linux) reaches the process even while the interpreter is busy inside a C library,
     but ends neither a stuck process nor its children; the thread does.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), name="end-with-parent", daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
     while os.read(0, 1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -42,12 +46,12 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """See module."""
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m coordinator.attached MODULE [ARGUMENT...]")
+    if len(sys.argv) < 3:
+        sys.exit("usage: python -m coordinator.attached FOLDER MODULE [ARGUMENT...]")
     if os.getpgrp() != os.getpid():
         sys.exit("coordinator.attached: must be started in a session of its own")
-    attach()
-    del sys.argv[0]
+    attach(Path(sys.argv[1]))
+    del sys.argv[:2]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

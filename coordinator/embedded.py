@@ -225,7 +225,7 @@ async def _spawn(name: ServiceName, settings: Mapping[str, str], folder: Path, o
     arguments = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "coordinator.attached", MODULES[name], *arguments,
+            sys.executable, "-m", "coordinator.attached", str(folder), MODULES[name], *arguments,
             stdin=PIPE, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     return Child(name, process, settings["server.address"], log, on_state)

@@ -110,8 +110,8 @@ async def test_a_service_that_cannot_start_is_named_with_the_end_of_its_log() ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_services_end_with_the_command_that_started_them(picture: Path, number: signal.Signals) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != target.ADDRESS_VARIABLE}
+def test_services_end_with_the_command_that_started_them(picture: Path, tmp_path: Path, number: signal.Signals) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != target.ADDRESS_VARIABLE} | {"TMPDIR": str(tmp_path)}
     code = (
         "import sys, coordinator.cli.target as t, coordinator.cli.__main__ as m; t.DEFAULT_ADDRESS = 'unix:/nowhere'; "
     )
@@ -127,6 +127,7 @@ def test_services_end_with_the_command_that_started_them(picture: Path, number: 
     assert process.wait(30) in {-signal.SIGKILL, ExitCode.INTERRUPTED}
     assert len(services) == 2
     assert not wait_until_gone(services, 5)
+    assert not list(tmp_path.glob("maifs-*")), "the private folder is removed"
 
 
 def test_an_attached_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -137,9 +138,11 @@ def test_an_attached_process_that_ignores_sigterm_is_killed_with_its_children(tm
         "print(child.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    code = "import sys, coordinator.attached as a; a.GRACE_S = 0.3; sys.argv = ['attached', 'stubborn']; a.main()"
+    code = "import sys, coordinator.attached as a; a.GRACE_S = 0.3; sys.argv[1:] = [sys.argv[1], 'stubborn']; a.main()"
+    folder = tmp_path / "private"
+    folder.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, str(folder)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         stdin=subprocess.PIPE,
@@ -152,4 +155,5 @@ def test_an_attached_process_that_ignores_sigterm_is_killed_with_its_children(tm
     process.stdin.close()  # what the kernel does when the parent dies
     assert process.wait(10) == -signal.SIGKILL
     assert not wait_until_gone({grandchild}, 5)
+    assert not folder.exists()
     process.stdout.close()
