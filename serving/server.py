@@ -18,6 +18,7 @@ from serving.address import SocketLock, address_faults, socket_path
 from serving.channel import MAX_MESSAGE_BYTES
 from serving.errors import ExitCode, MaifsError, Reason
 from serving.interceptor import ServiceInterceptor
+from serving.notify import Notifier
 
 _log = logging.getLogger(__name__)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -83,18 +84,24 @@ async def serve(service: Service, config: ServerConfig) -> ExitCode:
     stop_signal = _signal_event()
     path = socket_path(config.address)
     lock = SocketLock(path) if path else None
+    notifier = Notifier.from_environment()
     server = grpc.aio.server(interceptors=[ServiceInterceptor()], options=_server_options())
     health = health_aio.HealthServicer()
     try:
         if lock:
             lock.acquire()
         await _open(server, service, health, config)
-        await _start(service, health, stop_signal)
-        failure = await _until_over(service, stop_signal)
+        async with notifier.starting():
+            await _start(service, health, stop_signal)
+        if not stop_signal.is_set():
+            notifier.ready()
+        async with notifier.guarded():
+            failure = await _until_over(service, stop_signal)
     except MaifsError as error:
         failure = error
     if failure:
         _log.error("%s", failure, extra={"reason": failure.reason.name})
+    notifier.stopping(str(failure) if failure else "draining", config.drain_grace_s)
     await _set_health(health, service, _NOT_SERVING)
     _log.info("draining", extra={"grace_s": config.drain_grace_s})
     await server.stop(config.drain_grace_s if not failure else 0)
