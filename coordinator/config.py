@@ -51,8 +51,8 @@ class CoordinatorConfig:
     """The language-model service; empty: none, the rules write every explanation."""
     item_timeout_s: float = 300.0
     """Most seconds that the vision service may take for one picture, from the moment it is sent there."""
-    llm_timeout_s: float = 60.0
-    """Most seconds that an explanation may take after the tools have ended, the wait for a turn included."""
+    llm_timeout_s: float = 120.0
+    """Most seconds that the language model may take for one explanation, from the moment that it is asked."""
     max_image_bytes: int = 128 * MIB
     """Largest file."""
     max_open_items: int = 32
@@ -61,8 +61,8 @@ class CoordinatorConfig:
     """Encoded pictures held over all calls; more is refused with QUEUE_FULL."""
     vision_concurrency: int = 4
     """Pictures that are with the vision service at a time; the others wait here as encoded bytes."""
-    llm_concurrency: int = 16
-    """Explanations that are with the language model at a time; it batches them itself."""
+    llm_concurrency: int = 8
+    """Explanations that are with the language model at a time, which batches them; the others wait for their turn."""
     llm_max_tokens: int = 320
     """Most tokens of one explanation; the JSON schema bounds the text below that."""
     language: str = "en"

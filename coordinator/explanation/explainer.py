@@ -53,21 +53,21 @@ class Explainer:
         Args:
             case: the evidence and the verdict.
             skip_llm: leave the language model out.
-            timeout_s: most seconds to wait for it; 0 takes the setting.
+            timeout_s: most seconds to wait for it, its queue here included; 0 for as long as the setting allows, which
+                counts from the moment that the model is asked.
             deadline: moment by the event loop's clock at which the report must be ready.
         """
         rules = write_explanation(case, self._words)
         if self._llm is None or skip_llm:
             return Explained(rules)
-        left = deadline - asyncio.get_running_loop().time()
-        limit = min(timeout_s or self._timeout_s, left)
+        left = min(timeout_s or math.inf, deadline - asyncio.get_running_loop().time())
         try:
-            if limit < _MIN_TIME_S:
+            if left < _MIN_TIME_S:
                 raise MaifsError(Reason.DEADLINE_EXCEEDED, "The call's deadline leaves no time for the language model.")
-            async with asyncio.timeout(limit):
-                answer = await self._ask(self._llm, case, limit)
+            async with asyncio.timeout(None if left == math.inf else left):
+                answer = await self._ask(self._llm, case, min(self._timeout_s, left))
         except TimeoutError:
-            message = f"The language model did not explain the picture within {limit:.1f} s."
+            message = f"The language model did not explain the picture within {left:.1f} s."
             return Explained(rules, MaifsError(Reason.DEADLINE_EXCEEDED, message))
         except MaifsError as error:
             _log.info("no explanation from the model", extra={"reason": error.reason.name, "detail": error.message})

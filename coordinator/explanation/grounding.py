@@ -18,7 +18,7 @@ from coordinator.explanation.answer import VERDICT_ID, Claim
 from coordinator.explanation.catalogue import Catalogue, percent, template_values
 from coordinator.explanation.claims import verdict_reason
 from coordinator.explanation.lexicon import LEXICONS, Lexicon, stems
-from coordinator.explanation.quantities import numbers_in, quantities_of, unfounded, verdict_quantities
+from coordinator.explanation.quantities import mentions, numbers_in, quantities_of, unfounded, verdict_quantities
 from coordinator.explanation.untrusted import harmless
 
 Section = Literal["summary", "reading", "uncertainty"]
@@ -310,6 +310,24 @@ def _detection(text: str, subject: _Subject) -> str:
     return ""
 
 
+def _bearing(text: str, subject: _Subject) -> str:
+    """Sentences that say what their finding does not. A number that was found to be right is bearing enough."""
+    finding, lexicon = subject.finding, subject.lexicon
+    if finding is None or mentions(text, lexicon):
+        return ""
+    own = stems(" ".join((*subject.words.texts_of(finding.id), *subject.texts)))
+    said = stems(text) - lexicon.verdict_words
+    if not said & own:
+        return f"it says nothing of {finding.id}"
+    if finding.detected:
+        return ""
+    negated = lexicon.negation.search(text) is not None
+    if finding.explanation_key.endswith(".not_detected"):
+        seen = lexicon.detection.search(text) or lexicon.trace.search(text) or (said & own & lexicon.trace_words)
+        return "" if negated and seen else f"it says more than that {finding.id} found no trace"
+    return f"it says what {finding.id} does not" if negated or said - own else ""
+
+
 def _place(text: str, subject: _Subject) -> str:
     """Words of place, against the regions of the finding."""
     named = [place for place, pattern in subject.lexicon.places.items() if pattern.search(text)]
@@ -337,5 +355,5 @@ def _lies(region: Region, place: str, case: Case) -> bool:
 
 
 _CHECKS: Sequence[Callable[[str, _Subject], str]] = (
-    _form, _overclaim, _echo, _tools, _names, _numbers, _verdict, _detection, _place, _foreign_matter,
+    _form, _overclaim, _echo, _tools, _names, _numbers, _verdict, _detection, _place, _foreign_matter, _bearing,
 )  # fmt: skip
