@@ -18,6 +18,8 @@ MARLIN_OUTPUT_MULTIPLE = 64
 """Output columns per GPU that the 4-bit kernels need."""
 MARLIN_INPUT_MULTIPLE = 128
 """Input rows per GPU that the 4-bit kernels need."""
+LLM_SERVICE_PADS_HEADS = False
+"""Whether our LLM service appends zero heads by itself; its preflight refuses layouts that need them otherwise."""
 KV_ELEMENT_BYTES = 2
 """The KV cache holds 16-bit numbers."""
 

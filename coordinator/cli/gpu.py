@@ -44,6 +44,15 @@ def plan(
     save_host: Annotated[
         Path | None, typer.Option("--save-host", metavar="FILE", help="Write the host's profile for use elsewhere.")
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", metavar="TITLE", help="Layout for --write, by its title. Default: the best served."),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="DIR", help="Write the layout's unit drop-ins, e.g. to /etc/systemd/system."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --write: only show what would change.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Show every way to split the GPUs between the language model and vision: what runs, why not, and how fast.
@@ -54,7 +63,20 @@ def plan(
     from coordinator.cli import gpu_plan
 
     try:
-        gpu_plan.run(gpu_plan.Request(host, model, quantization, max_model_len, memory_utilization, save_host, as_json))
+        gpu_plan.run(
+            gpu_plan.Request(
+                host=host,
+                model=model,
+                quantization=quantization,
+                max_model_len=max_model_len,
+                memory_utilization=memory_utilization,
+                save_host=save_host,
+                as_json=as_json,
+                layout=layout,
+                write=write,
+                dry_run=dry_run,
+            )
+        )
     except MaifsError as error:
         _fail(error)
 

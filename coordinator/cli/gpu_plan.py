@@ -15,7 +15,7 @@ from rich.text import Text
 
 from coordinator.cli.terminal import PIPE_WIDTH
 from serving.errors import ExitCode, MaifsError, Reason
-from serving.gpu import guide
+from serving.gpu import dropins, guide
 from serving.gpu.hosts import GIB, Host, host_of, parse_host, save_host
 from serving.gpu.inventory import take_inventory
 from serving.gpu.nvml import NvmlCallError, NvmlUnavailableError
@@ -34,6 +34,9 @@ class Request:
     memory_utilization: float
     save_host: Path | None
     as_json: bool
+    layout: str | None = None
+    write: Path | None = None
+    dry_run: bool = False
 
 
 def run(request: Request) -> None:
@@ -48,11 +51,38 @@ def run(request: Request) -> None:
         save_host(host, request.save_host)
     assumptions = Assumptions(request.max_model_len, request.memory_utilization)
     plan = make_plan(host, shape, _formats(shape, request.quantization), assumptions)
-    if request.as_json:
+    if request.write:
+        _write(plan, request)
+    elif request.as_json:
         typer.echo(json.dumps(document(plan), indent=2))
     else:
         show(plan, Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH))
     raise typer.Exit(ExitCode.OK if plan.best else ExitCode.ITEMS_FAILED)
+
+
+def _write(plan: Plan, request: Request) -> None:
+    option = _chosen(plan, request.layout)
+    files = dropins.dropins(option, plan)
+    folder = request.write
+    assert folder is not None
+    changes = dropins.difference(folder, files)
+    typer.echo(changes or f"{folder}: nothing to change for {option.layout.title}.", nl=not changes)
+    if changes and not request.dry_run:
+        dropins.write(folder, files)
+        typer.echo(f"Written for {option.layout.title}. Now: systemctl daemon-reload; systemctl restart maifs.target")
+
+
+def _chosen(plan: Plan, title: str | None) -> Option:
+    if title is None:
+        option = plan.best_for_services
+        if option is None:
+            raise MaifsError(Reason.INVALID_REQUEST, f"No layout that the services run fits {plan.host.name}.")
+        return option
+    found = next((option for option in plan.options if option.layout.title.lower() == title.lower()), None)
+    if found is None:
+        titles = "; ".join(option.layout.title for option in plan.options)
+        raise MaifsError(Reason.INVALID_REQUEST, f"There is no layout {title!r}.", f"Choose one of: {titles}.")
+    return found
 
 
 def this_host() -> Host:
@@ -130,6 +160,7 @@ def _option(option: Option, plan: Plan) -> dict[str, Any]:
     return {
         "title": layout.title,
         "valid": option.valid,
+        "served": option.served,
         "reasons": list(option.reasons),
         "notes": list(option.notes),
         "llm_gpus_count": layout.llm_gpus,
@@ -163,18 +194,27 @@ def show(plan: Plan, console: Console) -> None:
         "\nGiB per GPU, the emptiest and the fullest stage where they differ. Engine's share of memory "
         f"{assumptions.memory_utilization:g}, {assumptions.overhead_bytes / GIB:.0f} GiB overhead assumed. Decode "
         "bound: tokens/s of one sequence if memory bandwidth were the only limit. Layout: LLM GPUs + vision GPUs.\n"
-        f"Order: {RANKING}."
+        f"(ok): vLLM can run it, our services do not yet. Order: {RANKING}."
     )
     for option in plan.options:
         _explain(option, plan, console)
-    best = plan.best
-    console.print(
-        Text(f"\nBest: {best.layout.title}" if best else "\nNo layout can run this model here.", style="bold")
-    )
+    console.print(Text(f"\n{_verdict(plan)}", style="bold"))
+
+
+def _verdict(plan: Plan) -> str:
+    best, served = plan.best, plan.best_for_services
+    if best is None:
+        return "No layout can run this model here."
+    if served is best:
+        return f"Best: {best.layout.title}"
+    ours = f"with the services as they are: {served.layout.title}" if served else "the services run none of them yet"
+    return f"Best: {best.layout.title} ({ours})"
 
 
 def _row(option: Option) -> tuple[Text, ...]:
-    mark = Text("ok", style="green") if option.valid else Text("no", style="red")
+    mark = Text("no", style="red")
+    if option.valid:
+        mark = Text("ok", style="green") if option.served else Text("(ok)", style="yellow")
     cells = (
         option.layout.title,
         _range([value / GIB for value in option.weights_bytes], 2),

@@ -85,6 +85,12 @@ class Option:
         """Whether it can run."""
         return not self.reasons
 
+    @property
+    def served(self) -> bool:
+        """Whether our services can be configured for it: one engine, no offload, padding only where they do it."""
+        can_pad = self.padding is None or sharding.LLM_SERVICE_PADS_HEADS
+        return can_pad and self.layout.replicas == 1 and not self.layout.offload_gib
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -99,6 +105,11 @@ class Plan:
     def best(self) -> Option | None:
         """The first valid option."""
         return next((option for option in self.options if option.valid), None)
+
+    @property
+    def best_for_services(self) -> Option | None:
+        """The first valid option that our services run as they are."""
+        return next((option for option in self.options if option.valid and option.served), None)
 
 
 RANKING = (
