@@ -41,8 +41,6 @@ class EmbeddedOptions:
 
     llm_model: str | None
     """Model directory or name for the LLM service; None starts no LLM service."""
-    language: str = "en"
-    """Language of the coordinator's reports."""
     start_timeout_s: float = 120.0
     """Seconds that vision and coordinator have to become ready."""
     llm_start_timeout_s: float = 900.0
@@ -209,7 +207,6 @@ def _commands(options: EmbeddedOptions, folder: Path) -> dict[ServiceName, dict[
     settings["coordinator"] = {
         "vision_address": f"unix:{folder}/vision.sock",
         "llm_address": f"unix:{folder}/llm.sock" if options.llm_model else "",
-        "language": options.language,
     }
     if options.llm_model:
         settings["llm"] = {"model": options.llm_model}

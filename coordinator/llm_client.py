@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
 from serving.channel import open_channel
@@ -18,6 +19,8 @@ from serving.status import from_rpc_error
 _log = logging.getLogger(__name__)
 _WARM_TIMEOUT_S = 60.0
 _INFO_TIMEOUT_S = 5.0
+_POLL_S = 0.2
+_ABSENT_S = 20.0  # a process that is starting answers health long before this
 _MAX_ANSWER_CHARACTERS = 65_536
 _ROLES = {"system": llm_pb2.ROLE_SYSTEM, "user": llm_pb2.ROLE_USER, "assistant": llm_pb2.ROLE_ASSISTANT}
 
@@ -104,6 +107,27 @@ class LlmClient:
             return (await self.info()).model
         except grpc.aio.AioRpcError as error:
             raise self._explained(error, _INFO_TIMEOUT_S) from error
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Waits while the service says that it is loading.
+
+        Raises:
+            MaifsError: BACKEND_UNAVAILABLE when it is not ready in time, or is not there at all for `_ABSENT_S`.
+        """
+        clock = asyncio.get_running_loop().time
+        start = absent_since = clock()
+        health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(self.channel)
+        while clock() - start < timeout_s and clock() - absent_since < _ABSENT_S:
+            try:
+                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=_INFO_TIMEOUT_S)
+                absent_since = clock()
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            except grpc.aio.AioRpcError:
+                pass  # not yet, or not any more; `_ABSENT_S` tells them apart
+            await asyncio.sleep(_POLL_S)
+        message = f"{self._peer} was not ready after {clock() - start:.0f} s."
+        raise MaifsError(Reason.BACKEND_UNAVAILABLE, message, "See that it runs (coordinator-cli status).")
 
     async def info(self, timeout_s: float = _INFO_TIMEOUT_S) -> llm_pb2.GetModelInfoResponse:
         """Model, layout and limits. Raises grpc.aio.AioRpcError."""

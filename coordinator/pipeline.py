@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from coordinator.convert import (
@@ -48,6 +48,10 @@ class Options:
     skip_llm: bool = False
     llm_timeout_s: float = 0.0
     """0: the service's setting."""
+    llm_wait_s: float = 0.0
+    """Seconds to wait for a language model that is still loading."""
+    language: str = ""
+    """Empty: the service's setting."""
     deadline: float = math.inf
     """Moment by the event loop's clock at which the client gives up."""
 
@@ -70,13 +74,13 @@ class Pipeline:
     def __init__(
         self,
         vision: VisionClient,
-        explainer: Explainer,
+        explainers: Mapping[str, Explainer],
         model: FusionModel,
         *,
         item_timeout_s: float,
         vision_concurrency: int,
     ) -> None:
-        self._vision, self._explainer, self._model = vision, explainer, model
+        self._vision, self._explainers, self._model = vision, explainers, model
         self._item_timeout_s = item_timeout_s
         self._vision_slots = asyncio.Semaphore(vision_concurrency)
         self.waiting = 0
@@ -89,7 +93,8 @@ class Pipeline:
             MaifsError: when there can be no report: the picture's own fault or the vision service's.
         """
         phases = Phases()
-        warming = None if options.skip_llm else self._explainer.warm()
+        explainer = self._explainers[options.language]
+        warming = None if options.skip_llm else explainer.warm()
         evidence = Evidence()
         async for event in self._look(picture, options, phases):
             if isinstance(event, vision_pb2.VisionResult):
@@ -103,10 +108,11 @@ class Pipeline:
         yield coordinator_pb2.ItemEvent(verdict_reached=_verdict_reached(fusion))
         with phases.measure("explanation"):
             case = to_case(evidence.final.image, evidence.in_order(), fusion)
-            explained = await self._explainer.explain(
+            explained = await explainer.explain(
                 case,
                 skip_llm=options.skip_llm,
                 timeout_s=options.llm_timeout_s,
+                wait_s=options.llm_wait_s,
                 deadline=options.deadline - DEADLINE_RESERVE_S,
             )
         if warming is not None and warming.done() and not warming.cancelled() and warming.result() >= 0:

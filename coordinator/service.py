@@ -7,7 +7,7 @@ import logging
 
 import grpc
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import LANGUAGES, CoordinatorConfig
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.explanation.explainer import Explainer
 from coordinator.fusion import FusionModel
@@ -34,26 +34,29 @@ class CoordinatorService:
         """
         self._config = config
         self._model = FusionModel.load(config.fusion_file, config.prior.posterior())
-        self._words = load_catalogue(config.language)
         self._vision: VisionClient | None = None
         self._llm: LlmClient | None = None
-        self._explainer: Explainer | None = None
+        self._explainers: dict[str, Explainer] = {}
 
     def register(self, server: grpc.aio.Server) -> None:
         """See serving.server.Service."""
         config = self._config
         self._vision = VisionClient(config.vision_address)
         self._llm = LlmClient(config.llm_address) if config.llm_address else None
-        self._explainer = Explainer(
-            self._words,
-            self._llm,
-            timeout_s=config.llm_timeout_s,
-            concurrency=config.llm_concurrency,
-            max_tokens=config.llm_max_tokens,
-        )
+        slots = asyncio.Semaphore(config.llm_concurrency)
+        self._explainers = {
+            language: Explainer(
+                load_catalogue(language),
+                self._llm,
+                timeout_s=config.llm_timeout_s,
+                slots=slots,
+                max_tokens=config.llm_max_tokens,
+            )
+            for language in LANGUAGES
+        }
         pipeline = Pipeline(
             self._vision,
-            self._explainer,
+            {**self._explainers, "": self._explainers[config.language]},
             self._model,
             item_timeout_s=config.item_timeout_s,
             vision_concurrency=config.vision_concurrency,
@@ -79,8 +82,8 @@ class CoordinatorService:
 
     async def stop(self) -> None:
         """See serving.server.Service."""
-        if self._explainer:
-            await self._explainer.close()
+        for explainer in self._explainers.values():
+            await explainer.close()
         if self._llm:
             await self._llm.close()
         if self._vision:

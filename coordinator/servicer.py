@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from coordinator.backend_status import llm_status, vision_status
-from coordinator.config import CoordinatorConfig
+from coordinator.config import LANGUAGES, CoordinatorConfig
 from coordinator.counters import CallCounter, Counters
 from coordinator.llm_client import LlmClient
 from coordinator.pipeline import Options, Pipeline
@@ -78,7 +78,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             counter.failed(item_id, error)
             return Response(item_id=item_id, event=coordinator_pb2.ItemEvent(error=to_status(error)))
 
-        async def process(item: Item) -> AsyncIterator[Response]:
+        async def process(item: Item) -> AsyncGenerator[Response, None]:
             options = _options(item.opening.options, deadline)
             picture = Picture(item.data, item.file_name, item.opening.begin.sha256)
             async for event in self._pipeline.analyze(picture, options):
@@ -131,11 +131,22 @@ def _deadline(context: Any) -> float:
 
 
 def _options(options: coordinator_pb2.AnalyzeOptions, deadline: float) -> Options:
-    seconds = options.llm_timeout_seconds
-    if not (math.isfinite(seconds) and seconds >= 0):
+    for name in ("llm_timeout_seconds", "llm_wait_seconds"):
+        seconds = getattr(options, name)
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise MaifsError(
+                Reason.INVALID_REQUEST,
+                f"options.{name} is {seconds}; it must be finite and at least 0.",
+                "Leave it out for the service's setting.",
+            )
+    if options.language not in {"", *LANGUAGES}:
         raise MaifsError(
-            Reason.INVALID_REQUEST,
-            f"options.llm_timeout_seconds is {seconds}; it must be finite and at least 0.",
-            "Leave it out for the service's setting.",
+            Reason.INVALID_REQUEST, f"options.language is {options.language[:20]!r}.", f"Use {' or '.join(LANGUAGES)}."
         )
-    return Options(skip_llm=options.skip_llm, llm_timeout_s=seconds, deadline=deadline)
+    return Options(
+        skip_llm=options.skip_llm,
+        llm_timeout_s=options.llm_timeout_seconds,
+        llm_wait_s=options.llm_wait_seconds,
+        language=options.language,
+        deadline=deadline,
+    )

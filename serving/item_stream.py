@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -99,7 +100,7 @@ class ItemHandlers(Generic[R]):
     """Makes the `accepted` response of an item id and its queue position."""
     failed: Callable[[str, MaifsError], R]
     """Makes the terminal error response."""
-    process: Callable[[Item], AsyncIterator[R]]
+    process: Callable[[Item], AsyncGenerator[R, None]]
     """Yields the item's responses, the last one terminal; raises MaifsError instead of a terminal response."""
     is_terminal: Callable[[R], bool]
     """Whether a response ends its item."""
@@ -147,7 +148,7 @@ class ItemStream(Generic[R]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._responses: asyncio.Queue[R | None] = asyncio.Queue(RESPONSE_BUFFER)
 
-    async def run(self, requests: AsyncIterator[StepMessage]) -> AsyncIterator[R]:
+    async def run(self, requests: AsyncIterator[StepMessage]) -> AsyncGenerator[R, None]:
         """Reads steps and yields responses, concurrently; ends when all items have ended after the half-close."""
         reader = asyncio.ensure_future(self._read(requests))
         try:
@@ -268,10 +269,11 @@ class ItemStream(Generic[R]):
             item.data.clear()
             await asyncio.to_thread(check_digest, data, begin.sha256)
             work = Item(item_id, data, begin.file_name[:255], item.opening)
-            async for response in self._handlers.process(work):
-                if self._handlers.is_terminal(response):
-                    self._close(item_id)  # before the response waits for room: no second terminal event can overtake it
-                await self._responses.put(response)
+            async with aclosing(self._handlers.process(work)) as responses:
+                async for response in responses:
+                    if self._handlers.is_terminal(response):
+                        self._close(item_id)  # before it waits for room: no second terminal event can overtake it
+                    await self._responses.put(response)
         except MaifsError as error:
             await self._fail(item_id, error)
         except Exception as error:  # noqa: BLE001 - one item's fault must not end its neighbours

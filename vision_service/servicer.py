@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any
 
 from maifs.common.v1 import image_pb2
@@ -59,7 +59,7 @@ class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
         async for response in ItemStream(self._limits, self._budget, handlers).run(request_iterator):
             yield response
 
-    async def _process(self, item: Item) -> AsyncIterator[Response]:
+    async def _process(self, item: Item) -> AsyncGenerator[Response, None]:
         async for event in self._analyzer.analyze(item.data, _tool_names(item.opening.tools)):
             if isinstance(event, Analysis):
                 result = await asyncio.to_thread(to_result, event)  # PNG encoding

@@ -33,7 +33,6 @@ EMBEDDED_LLM_WAIT_S = 300.0
 """Seconds that a language model of our own has to load before the pictures are analysed without it."""
 EMBEDDED_LLM_TIMEOUT_S = 180.0
 """Seconds that an explanation may take with a language model of our own, which may have a CPU for all its work."""
-_POLL_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -91,15 +90,17 @@ class Analysis:
         async with self._coordinator() as coordinator, open_channel(coordinator.address) as channel:
             stub: Stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
             status = await status_of(stub, coordinator.address)
-            if self._settings.use_llm:
-                await self._wait_for_model(coordinator, stub)
             options = self._run_options(status.limits, embedded=coordinator.services is not None)
+            watching = asyncio.ensure_future(self._watch_model(coordinator.services))
             self._display.begin(len(found.sources))
             self.clock.mark("sending")
             stream = StreamRun(stub, coordinator.address, found.sources, options)
-            async with contextlib.aclosing(stream.events()) as events:
-                async for event in events:
-                    await self._take(event, found.sources, output)
+            try:
+                async with contextlib.aclosing(stream.events()) as events:
+                    async for event in events:
+                        await self._take(event, found.sources, output)
+            finally:
+                watching.cancel()
             self.clock.mark("last_report")
         if coordinator.services:
             self.clock.mark("stopped")
@@ -118,25 +119,23 @@ class Analysis:
             yield Coordinator(choice.address, None)
             return
         model = find_model() if self._settings.use_llm else None
-        options = EmbeddedOptions(llm_model=model, language=self._settings.lang)
+        options = EmbeddedOptions(llm_model=model)
         async with embedded_services(options, self._display.service) as services:
             self.clock.mark("services")
             yield Coordinator(services.address, services)
 
-    async def _wait_for_model(self, coordinator: Coordinator, stub: Stub) -> None:
-        """Waits as long as --llm-wait allows; goes on without the model after that."""
-        default = EMBEDDED_LLM_WAIT_S if coordinator.services else 0.0
-        wait_s = default if self._settings.llm_wait_s is None else self._settings.llm_wait_s
-        if wait_s <= 0:
+    async def _watch_model(self, services: EmbeddedServices | None) -> None:
+        """Notes when the language model of our own is ready, or that it will not be; the pictures do not wait."""
+        if services is None or not self._settings.use_llm:
             return
-        error = None
-        if coordinator.services:
-            error = await coordinator.services.wait_llm(wait_s)
-        if error is None:
-            error = await _model_seen(stub, coordinator.address, wait_s)
+        error = await services.wait_llm(self._llm_wait_s(embedded=True))
         self.clock.mark("model")
         if error is not None:
             self._terminal.note(f"Going on without the language model: {error}")
+
+    def _llm_wait_s(self, *, embedded: bool) -> float:
+        default = EMBEDDED_LLM_WAIT_S if embedded else 0.0
+        return default if self._settings.llm_wait_s is None else self._settings.llm_wait_s
 
     def _run_options(self, limits: coordinator_pb2.CoordinatorLimits, *, embedded: bool) -> RunOptions:
         allowed = max(1, limits.max_items_per_stream_count or DEFAULT_CONCURRENCY)
@@ -149,6 +148,8 @@ class Analysis:
             analyze=coordinator_pb2.AnalyzeOptions(
                 skip_llm=not self._settings.use_llm,
                 llm_timeout_seconds=EMBEDDED_LLM_TIMEOUT_S if embedded else 0.0,
+                llm_wait_seconds=self._llm_wait_s(embedded=embedded),
+                language=self._settings.lang,
             ),
         )
 
@@ -180,22 +181,6 @@ class Analysis:
         lost = {Reason.BACKEND_UNAVAILABLE, Reason.SHUTTING_DOWN}
         code = ExitCode.UNREACHABLE if error.reason in lost else ExitCode.ITEMS_FAILED
         self.worst = max(self.worst, code)
-
-
-async def _model_seen(stub: Stub, address: str, wait_s: float) -> MaifsError | None:
-    """Waits until the coordinator itself finds the model ready."""
-    clock = asyncio.get_running_loop().time
-    end = clock() + wait_s
-    while True:
-        status = await status_of(stub, address)
-        backend = next((b for b in status.backends if b.name == "llm"), None)
-        if backend is None or backend.state == coordinator_pb2.BACKEND_STATE_DISABLED:
-            return MaifsError(Reason.BACKEND_UNAVAILABLE, "the coordinator is configured without one.")
-        if backend.state == coordinator_pb2.BACKEND_STATE_SERVING:
-            return None
-        if clock() >= end:
-            return MaifsError(Reason.BACKEND_UNAVAILABLE, f"not ready after {wait_s:.0f} s: {backend.reason}")
-        await asyncio.sleep(_POLL_S)
 
 
 def _cancel_on_sigterm() -> None:

@@ -83,14 +83,14 @@ def analyze(
             "--llm-wait",
             metavar="SECONDS",
             min=0,
-            help="Most seconds to wait for the language model to be ready before pictures are sent. Default: 300 with "
-            "services of our own, 0 with running ones.",
+            help="Most seconds that an explanation waits for a language model that is still loading; findings do not "
+            "wait. Default: 300 with services of our own, 0 with running ones.",
         ),
     ] = None,
     address: Address = None,
     lang: Annotated[
         Literal["en", "ko"],
-        typer.Option("--lang", help="Language of labels and, with services of our own, of the explanation."),
+        typer.Option("--lang", help="Language of labels and of the explanation."),
     ] = "en",
     concurrency: Annotated[
         int | None,

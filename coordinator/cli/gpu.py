@@ -81,6 +81,23 @@ def plan(
         _fail(error)
 
 
+CHECK_EPILOG = "Exit codes: 0 no fault, 1 faults found, 3 no NVIDIA driver here and nothing else wrong."
+
+
+@app.command(epilog=CHECK_EPILOG)
+def check(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Show this host's GPUs, who uses them, how the services are pinned, and each fault with its cure.
+
+    Who owns a GPU is measured from the processes on it, not read from the configuration. As root the device policy of
+    a running unit is proven by trying the device nodes from inside its control group.
+    """
+    from coordinator.cli import gpu_check
+
+    gpu_check.run(as_json=as_json)
+
+
 def _fail(error: MaifsError) -> None:
     from coordinator.cli.terminal import Style, Terminal
 

@@ -33,11 +33,20 @@ class Explainer:
     """Writes explanations in one language."""
 
     def __init__(
-        self, words: Catalogue, llm: LlmClient | None, *, timeout_s: float, concurrency: int, max_tokens: int
+        self, words: Catalogue, llm: LlmClient | None, *, timeout_s: float, slots: asyncio.Semaphore, max_tokens: int
     ) -> None:
+        """Makes an explainer.
+
+        Args:
+            words: texts of its language.
+            llm: the language model; None: the rules alone.
+            timeout_s: most seconds that it may take for one explanation.
+            slots: places at the language model, shared by the explainers of all languages.
+            max_tokens: longest answer.
+        """
         self._words, self._llm = words, llm
         self._timeout_s, self._max_tokens = timeout_s, max_tokens
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = slots
         self._warmer = PrefixWarmer(llm, prefix(words.language)) if llm else None
         self._model = ""
 
@@ -46,7 +55,13 @@ class Explainer:
         return self._warmer.start() if self._warmer else None
 
     async def explain(
-        self, case: Case, *, skip_llm: bool = False, timeout_s: float = 0.0, deadline: float = math.inf
+        self,
+        case: Case,
+        *,
+        skip_llm: bool = False,
+        timeout_s: float = 0.0,
+        wait_s: float = 0.0,
+        deadline: float = math.inf,
     ) -> Explained:
         """Always returns a complete explanation.
 
@@ -55,13 +70,18 @@ class Explainer:
             skip_llm: leave the language model out.
             timeout_s: most seconds to wait for it, its queue here included; 0 for as long as the setting allows, which
                 counts from the moment that the model is asked.
+            wait_s: before that, most seconds to wait for a model that is still loading.
             deadline: moment by the event loop's clock at which the report must be ready.
         """
         rules = write_explanation(case, self._words)
         if self._llm is None or skip_llm:
             return Explained(rules)
-        left = min(timeout_s or math.inf, deadline - asyncio.get_running_loop().time())
+        clock = asyncio.get_running_loop().time
+        left = 0.0
         try:
+            if wait_s > 0:
+                await self._llm.wait_ready(min(wait_s, deadline - clock()))
+            left = min(timeout_s or math.inf, deadline - clock())
             if left < _MIN_TIME_S:
                 raise MaifsError(Reason.DEADLINE_EXCEEDED, "The call's deadline leaves no time for the language model.")
             async with asyncio.timeout(None if left == math.inf else left):

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import io
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,7 +177,7 @@ class SimulatedCoordinator(coordinator_pb2_grpc.CoordinatorServiceServicer):
     def _event(self, item_id: str, **event: Any) -> Response:
         return Response(item_id=item_id, event=coordinator_pb2.ItemEvent(**event))
 
-    async def _process(self, item: Item, context: Any) -> AsyncIterator[Response]:
+    async def _process(self, item: Item, context: Any) -> AsyncGenerator[Response, None]:
         self.open_items += 1
         self.most_open_items = max(self.most_open_items, self.open_items)
         self.received[item.file_name] = item.data

@@ -12,6 +12,8 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health_aio
 
 from coordinator.config import CoordinatorConfig
 from coordinator.service import CoordinatorService
@@ -35,6 +37,7 @@ class World:
     vision: SimulatedVision = field(default_factory=SimulatedVision)
     llm: SimulatedLlm = field(default_factory=SimulatedLlm)
     servers: dict[str, grpc.aio.Server] = field(default_factory=dict)
+    llm_health: health_aio.HealthServicer = field(default_factory=health_aio.HealthServicer)
     service: CoordinatorService | None = None
     channel: grpc.aio.Channel | None = None
     killing: asyncio.Future[None] | None = None
@@ -64,7 +67,12 @@ class World:
             self.config.llm_address,
             lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(self.llm, server),
             ("maifs.llm.v1.LlmService",),
+            self.llm_health,
         )
+
+    async def set_llm_health(self, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self.llm_health.set("", status)
 
     async def stop(self, name: str) -> None:
         await self.servers.pop(name).stop(0)

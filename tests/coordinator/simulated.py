@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +123,7 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
         async for message in stream.run(request_iterator):
             yield message
 
-    async def _process(self, item: Item) -> AsyncIterator[vision_pb2.AnalyzeStreamResponse]:
+    async def _process(self, item: Item) -> AsyncGenerator[vision_pb2.AnalyzeStreamResponse, None]:
         self.items.append(item)
         self.concurrent += 1
         self.most_concurrent = max(self.most_concurrent, self.concurrent)
@@ -213,7 +213,12 @@ class SimulatedLlm(llm_pb2_grpc.LlmServiceServicer):
         return llm_pb2.GetModelInfoResponse(model="simulated-1b", architecture="SimulatedForCausalLM", dtype="bfloat16")
 
 
-async def start_server(address: str, add: Callable[[grpc.aio.Server], None], names: tuple[str, ...]) -> grpc.aio.Server:
+async def start_server(
+    address: str,
+    add: Callable[[grpc.aio.Server], None],
+    names: tuple[str, ...],
+    health: health_aio.HealthServicer | None = None,
+) -> grpc.aio.Server:
     """A server as the services have it, with health."""
     server = grpc.aio.server(
         interceptors=[ServiceInterceptor()],
@@ -223,8 +228,8 @@ async def start_server(address: str, add: Callable[[grpc.aio.Server], None], nam
         ],
     )
     add(server)
-    health = health_aio.HealthServicer()
-    for name in names:
+    health = health or health_aio.HealthServicer()
+    for name in ("", *names):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     server.add_insecure_port(address)

@@ -22,7 +22,6 @@ from PIL import Image
 
 from coordinator.cli import target
 from coordinator.cli.__main__ import main
-from maifs.coordinator.v1 import coordinator_pb2
 from serving.errors import ExitCode
 from tests.conftest import ROOT
 from tests.coordinator.cli_server import MAX_IMAGE_BYTES, MAX_OPEN_ITEMS, ServerThread
@@ -258,18 +257,12 @@ def test_no_llm_is_handed_on(server: ServerThread, pictures: Path) -> None:
     assert [options.skip_llm for options in server.coordinator.options] == [True, False]
 
 
-def test_llm_wait_holds_the_pictures_back_until_the_model_serves(server: ServerThread, pictures: Path) -> None:
-    server.coordinator.llm_state = coordinator_pb2.BACKEND_STATE_NOT_SERVING
-    assert run(server, write_picture(pictures / "a.png"), "--llm-wait", "20") == ExitCode.OK
-    assert server.coordinator.status_calls >= 4
-
-
-def test_llm_wait_gives_up_and_goes_on_without_the_model(
-    server: ServerThread, pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.coordinator.llm_state = coordinator_pb2.BACKEND_STATE_UNREACHABLE
-    assert run(server, write_picture(pictures / "a.png"), "--llm-wait", "0.5") == ExitCode.OK
-    assert "Going on without the language model" in capsys.readouterr().err
+def test_llm_wait_and_the_language_are_handed_on(server: ServerThread, pictures: Path) -> None:
+    picture = write_picture(pictures / "a.png")
+    run(server, picture, "--llm-wait", "20", "--lang", "ko")
+    run(server, picture)
+    seen = [(options.llm_wait_seconds, options.language) for options in server.coordinator.options]
+    assert seen == [(20, "ko"), (0, "en")]
 
 
 def test_quiet_prints_one_line_per_picture_and_nothing_else(

@@ -66,6 +66,22 @@ class TestLanguageModel:
         report = (await world.analyze(llm_timeout_seconds=0.2))[-1].report
         assert_complete_without_the_model(report, Reason.DEADLINE_EXCEEDED)
 
+    async def test_still_loading_the_report_waits_for_it_when_asked_to(self, world: World) -> None:
+        await world.set_llm_health(serving=False)
+        waiting = asyncio.ensure_future(world.analyze(llm_wait_seconds=20))
+        await until(lambda: len(world.vision.ended) == 1)
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        await world.set_llm_health(serving=True)
+        report = (await waiting)[-1].report
+        assert not report.HasField("explanation_error")
+        assert report.explanation.model
+
+    async def test_still_loading_when_the_wait_is_over(self, world: World) -> None:
+        await world.set_llm_health(serving=False)
+        report = (await world.analyze(llm_wait_seconds=0.5))[-1].report
+        assert_complete_without_the_model(report, Reason.BACKEND_UNAVAILABLE)
+
     async def test_slow_under_a_deadline_of_the_client_the_report_still_comes(self, world: World) -> None:
         world.llm.before_finish = lambda: asyncio.sleep(30)
         report = (await world.analyze(timeout_s=1.5))[-1].report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -37,7 +37,7 @@ def cancel(item: str) -> Request:
     return Request(item_id=item, cancel=image_pb2.CancelItem())
 
 
-async def echo(item: Item) -> AsyncIterator[Event]:
+async def echo(item: Item) -> AsyncGenerator[Event, None]:
     await asyncio.sleep(0)
     yield item.item_id, "finding", len(item.data)
     await asyncio.sleep(0)
@@ -112,7 +112,7 @@ async def test_a_faulty_item_gets_its_own_error_and_its_neighbour_a_result(steps
 
 
 async def test_a_chunk_after_end_gives_the_item_up() -> None:
-    async def slow(item: Item) -> AsyncIterator[Event]:
+    async def slow(item: Item) -> AsyncGenerator[Event, None]:
         await asyncio.sleep(0.05 if item.item_id == "x" else 0)
         yield item.item_id, "result", b""
 
@@ -146,7 +146,7 @@ async def test_the_budget_refuses_at_once_and_is_given_back() -> None:
 async def test_a_reader_that_stops_holds_up_the_work_not_the_memory() -> None:
     made = 0
 
-    async def chatty(item: Item) -> AsyncIterator[Event]:
+    async def chatty(item: Item) -> AsyncGenerator[Event, None]:
         nonlocal made
         for number in range(1000):
             made += 1
@@ -170,7 +170,7 @@ async def test_a_reader_that_stops_holds_up_the_work_not_the_memory() -> None:
     assert (await anext(stream))[1] == "accepted"
     await asyncio.sleep(0.05)
     assert made < 100
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert budget.held_bytes == 0
 
 

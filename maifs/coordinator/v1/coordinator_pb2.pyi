@@ -63,17 +63,27 @@ class AnalyzeOptions(google.protobuf.message.Message):
 
     SKIP_LLM_FIELD_NUMBER: builtins.int
     LLM_TIMEOUT_SECONDS_FIELD_NUMBER: builtins.int
+    LLM_WAIT_SECONDS_FIELD_NUMBER: builtins.int
+    LANGUAGE_FIELD_NUMBER: builtins.int
     skip_llm: builtins.bool
     """Leave the language model out; the rules write the explanation."""
     llm_timeout_seconds: builtins.float
     """Most seconds to wait for the language model after the tools have ended; 0 takes the service's setting."""
+    llm_wait_seconds: builtins.float
+    """Most seconds to wait, after the tools have ended, for a language model that is still loading; 0: not at all. The
+    time that the model then takes counts apart.
+    """
+    language: builtins.str
+    """Language of the explanation, "en" or "ko"; empty takes the service's setting."""
     def __init__(
         self,
         *,
         skip_llm: builtins.bool = ...,
         llm_timeout_seconds: builtins.float = ...,
+        llm_wait_seconds: builtins.float = ...,
+        language: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["llm_timeout_seconds", b"llm_timeout_seconds", "skip_llm", b"skip_llm"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["language", b"language", "llm_timeout_seconds", b"llm_timeout_seconds", "llm_wait_seconds", b"llm_wait_seconds", "skip_llm", b"skip_llm"]) -> None: ...
 
 Global___AnalyzeOptions: typing_extensions.TypeAlias = AnalyzeOptions
 
