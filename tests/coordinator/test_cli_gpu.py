@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,13 @@ def test_plan_with_wrong_options_ends_with_2(
     code, _, err = run(capsys, "plan", *arguments)
     assert code == ExitCode.USAGE
     assert part in err.replace("\n", " ")
+
+
+def test_check_without_a_driver_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this host has an NVIDIA driver")
+    code, out, _ = run(capsys, "check", "--json")
+    assert code == ExitCode.UNREACHABLE
+    document = json.loads(out)
+    assert document["gpus"] == []
+    assert "NO_DRIVER" in {finding["code"] for finding in document["findings"]}

@@ -1,0 +1,305 @@
+"""What is wrong with a GPU host, and the cure: rules over a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from serving.gpu.dropins import LLM_UNIT, VISION_UNIT
+from serving.gpu.inventory import Gpu, Inventory
+from serving.gpu.owners import Owner
+from serving.gpu.pin import PinState
+from serving.gpu.snapshot import Snapshot
+from serving.gpu.units import UNITS, Unit
+
+GPU_UNITS = (LLM_UNIT, VISION_UNIT)
+WRITE_AGAIN = "coordinator-cli gpu plan --write /etc/systemd/system; systemctl daemon-reload; systemctl restart {unit}"
+_HARMFUL_THROTTLING = {0x8: "hardware slowdown", 0x40: "too hot", 0x80: "power brake", 0x20: "too hot (software)"}
+"""NVML's clock event reasons that mean trouble; idle, application clocks and the power cap are everyday life."""
+_FATAL_XIDS = {48: "double-bit ECC error", 63: "memory row remapped", 64: "row remapping failed", 74: "NVLink error",
+               79: "GPU has fallen off the bus", 92: "many single-bit ECC errors", 94: "contained ECC error",
+               95: "uncontained ECC error", 119: "GSP does not answer"}  # fmt: skip
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    FAULT = "fault"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong. `code` is stable."""
+
+    severity: Severity
+    code: str
+    message: str
+    cure: str
+
+
+def roles(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
+    """Which unit holds which GPUs (indexes), measured from the processes on them."""
+    found: dict[str, list[int]] = {}
+    for gpu in snapshot.inventory.gpus if snapshot.inventory else ():
+        for process in gpu.processes:
+            owner = snapshot.owners[process.pid]
+            indexes = found.setdefault(owner.unit or str(owner), [])
+            if gpu.index not in indexes:
+                indexes.append(gpu.index)
+    return {unit: tuple(indexes) for unit, indexes in sorted(found.items())}
+
+
+def diagnose(snapshot: Snapshot) -> tuple[Finding, ...]:
+    """All findings, the worst first."""
+    found = [*_driver(snapshot), *_units(snapshot)]
+    if snapshot.inventory:
+        found += [*_nodes(snapshot, snapshot.inventory), *_hardware(snapshot, snapshot.inventory)]
+        found += [*_occupation(snapshot, snapshot.inventory), *_pins(snapshot, snapshot.inventory)]
+        found += _peers(snapshot)
+    order = list(Severity)
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def _driver(snapshot: Snapshot) -> Iterator[Finding]:
+    if snapshot.gpu_lost:
+        yield Finding(
+            Severity.FAULT,
+            "GPU_LOST",
+            f"A GPU does not answer: {snapshot.fault}.",
+            "Look for Xid lines in `journalctl -k`; reset or reboot the host.",
+        )
+    elif snapshot.inventory is None:
+        yield Finding(
+            Severity.NOTE,
+            "NO_DRIVER",
+            f"No NVIDIA driver answers here ({snapshot.fault}): the services run on the CPU.",
+            "On a GPU host: install the driver, or load it (modprobe nvidia); `nvidia-smi` must work first.",
+        )
+    elif snapshot.torch_cuda == "cpu":
+        yield Finding(
+            Severity.WARNING,
+            "TORCH_WITHOUT_CUDA",
+            "torch is a CPU build: no service uses a GPU.",
+            "Install maifs[gpu].",
+        )
+    elif snapshot.torch_cuda and snapshot.inventory.cuda_version:
+        needed = tuple(int(part) for part in snapshot.torch_cuda.split("."))
+        have = snapshot.inventory.cuda_version
+        # Within a major version a driver serves newer minor versions too.
+        if needed[0] > have[0]:
+            yield Finding(
+                Severity.FAULT,
+                "DRIVER_TOO_OLD",
+                f"Driver {snapshot.inventory.driver_version} serves CUDA {have[0]}.{have[1]}; "
+                f"torch needs {snapshot.torch_cuda}.",
+                "Update the driver, or install a torch build for the driver's CUDA.",
+            )
+
+
+def _units(snapshot: Snapshot) -> Iterator[Finding]:
+    if snapshot.units is None:
+        yield Finding(Severity.NOTE, "NO_SYSTEMD", "systemd does not run here: units were not checked.", "")
+        return
+    missing = [unit.name for unit in snapshot.units if not unit.loaded]
+    if missing:
+        text = ", ".join(missing)
+        yield Finding(Severity.NOTE, "UNIT_NOT_INSTALLED", f"Not installed: {text}.", "systemd/README.md tells how.")
+    for unit in snapshot.units:
+        if unit.loaded and unit.active == "failed":
+            yield Finding(
+                Severity.FAULT,
+                "UNIT_FAILED",
+                f"{unit.name} has failed ({unit.result}){': ' + unit.status if unit.status else ''}.",
+                f"journalctl -u {unit.name} -n 50; mend it; systemctl restart {unit.name}",
+            )
+        elif unit.loaded and unit.restarts:
+            yield Finding(
+                Severity.WARNING,
+                "UNIT_RESTARTED",
+                f"{unit.name} was restarted {unit.restarts} time(s) since it was started.",
+                f"journalctl -u {unit.name} tells why.",
+            )
+
+
+def _nodes(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
+    cure = "nvidia-modprobe -c 0 -u as root, or enable nvidia-persistenced; load nvidia-uvm by modules-load.d."
+    wanted = {gpu.minor for gpu in inventory.gpus if gpu.minor is not None}
+    missing = [f"/dev/nvidia{minor}" for minor in sorted(wanted - set(snapshot.minors))]
+    missing += [] if snapshot.has_control_node else ["/dev/nvidiactl"]
+    missing += [] if snapshot.has_uvm_node else ["/dev/nvidia-uvm"]
+    if missing:
+        yield Finding(Severity.FAULT, "NODE_MISSING", f"Device nodes are missing: {', '.join(missing)}.", cure)
+
+
+def _hardware(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
+    for gpu in inventory.gpus:
+        name = f"GPU {gpu.index} ({gpu.uuid})"
+        if gpu.uncorrected_ecc_errors:
+            yield Finding(
+                Severity.FAULT,
+                "ECC_ERRORS",
+                f"{name} has {gpu.uncorrected_ecc_errors} uncorrected ECC error(s).",
+                "Drain it and reset it (nvidia-smi -r); replace it when they come back.",
+            )
+        reasons = [text for bit, text in _HARMFUL_THROTTLING.items() if gpu.throttle_reasons & bit]
+        if reasons:
+            yield Finding(
+                Severity.WARNING,
+                "THROTTLED",
+                f"{name} is slowed down: {', '.join(reasons)}.",
+                "Check cooling and power.",
+            )
+        if gpu.mig:
+            yield Finding(
+                Severity.FAULT, "MIG", f"{name} is split by MIG.", f"nvidia-smi -i {gpu.index} -mig 0, when it is idle."
+            )
+        if gpu.compute_mode == 2:
+            yield Finding(
+                Severity.FAULT,
+                "NO_COMPUTE",
+                f"{name} forbids computing.",
+                f"nvidia-smi -i {gpu.index} -c DEFAULT",
+            )
+        if gpu.persistence is False:
+            yield Finding(
+                Severity.NOTE,
+                "NOT_PERSISTENT",
+                f"{name} has persistence off: its driver state is built anew for each first user.",
+                "systemctl enable --now nvidia-persistenced",
+            )
+    yield from _kernel_errors(snapshot, inventory)
+
+
+def _kernel_errors(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
+    indexes = {gpu.pci_bus_id.upper(): gpu.index for gpu in inventory.gpus}
+    for xid in snapshot.xids:
+        severity = Severity.FAULT if xid.code in _FATAL_XIDS else Severity.WARNING
+        text = _FATAL_XIDS.get(xid.code, "see NVIDIA's list of Xid errors")
+        where = f"GPU {indexes[xid.pci_bus_id]}" if xid.pci_bus_id in indexes else f"A GPU at {xid.pci_bus_id}"
+        yield Finding(
+            severity,
+            "XID",
+            f"{where} reported Xid {xid.code} since the host booted: {text}.",
+            "Drain it and reset it; Xid 13, 31 and 43 come from the program, not from the GPU.",
+        )
+
+
+def _occupation(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
+    units = {unit.name: unit for unit in snapshot.units or ()}
+    for gpu in inventory.gpus:
+        owners = [snapshot.owners[process.pid] for process in gpu.processes]
+        ours = sorted({owner.unit for owner in owners if owner.unit in UNITS})
+        if len(ours) > 1:
+            yield Finding(
+                Severity.FAULT,
+                "SHARED_GPU",
+                f"GPU {gpu.index} is used by {' and '.join(ours)}.",
+                WRITE_AGAIN.format(unit="maifs.target"),
+            )
+        for name in ours:
+            yield from _wrong_gpu(gpu, units.get(name), inventory)
+        yield from (_stranger(gpu, owner) for owner in owners if owner.unit not in UNITS)
+
+
+def _stranger(gpu: Gpu, owner: Owner) -> Finding:
+    if "VLLM" in owner.command.upper():
+        text = f"GPU {gpu.index} is held by {owner}: an engine process without its service."
+        return Finding(Severity.FAULT, "ORPHAN", text, f"kill {owner.pid}")
+    stop = f"systemctl stop {owner.unit}" if owner.unit.endswith(".service") else f"kill {owner.pid}"
+    return Finding(
+        Severity.FAULT,
+        "FOREIGN_PROCESS",
+        f"GPU {gpu.index} is held by {owner}: the service that needs this GPU will run out of memory.",
+        f"{stop}; or plan without this GPU.",
+    )
+
+
+def _wrong_gpu(gpu: Gpu, unit: Unit | None, inventory: Inventory) -> Iterator[Finding]:
+    if unit is None or not unit.loaded:
+        return
+    wanted = planned(unit, inventory)
+    if wanted and gpu.uuid not in {other.uuid for other in wanted}:
+        indexes = ", ".join(str(other.index) for other in wanted)
+        yield Finding(
+            Severity.FAULT,
+            "WRONG_GPU",
+            f"{unit.name} uses GPU {gpu.index}, which is not one of its own ({indexes}).",
+            WRITE_AGAIN.format(unit=unit.name),
+        )
+
+
+def planned(unit: Unit, inventory: Inventory) -> tuple[Gpu, ...]:
+    """The GPUs that a unit's configuration gives it, by UUID; indexes count as NVML's."""
+    return tuple(gpu for gpu in inventory.gpus if {gpu.uuid, str(gpu.index)} & set(unit.visible_devices))
+
+
+def _pins(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
+    for unit in snapshot.units or ():
+        if unit.name not in GPU_UNITS or not unit.loaded or not inventory.gpus:
+            continue
+        yield from _policy(unit, inventory)
+        yield from _environment(unit, snapshot)
+        proof = snapshot.proofs.get(unit.name)
+        if proof and proof.state is not PinState.ENFORCED:
+            yield Finding(
+                Severity.FAULT,
+                f"PIN_{proof.state.name}",
+                f"The pin of {unit.name} does not hold: {proof}.",
+                "Is BPF usable (cgroup v2, CONFIG_CGROUP_BPF)? Then: " + WRITE_AGAIN.format(unit=unit.name),
+            )
+
+
+def _policy(unit: Unit, inventory: Inventory) -> Iterator[Finding]:
+    cure = WRITE_AGAIN.format(unit=unit.name)
+    if unit.allows_every_gpu:
+        text = f"{unit.name} may open every GPU (DevicePolicy={unit.device_policy}, {' '.join(unit.device_allow)})."
+        yield Finding(Severity.FAULT, "NOT_PINNED", text, cure)
+        return
+    wanted = {gpu.minor for gpu in planned(unit, inventory)}
+    if unit.visible_devices and wanted != set(unit.allowed_minors):
+        numbers = (", ".join(map(str, sorted(values, key=str))) or "none" for values in (unit.allowed_minors, wanted))
+        yield Finding(
+            Severity.FAULT,
+            "PIN_DRIFT",
+            "{} may open the minors {}, but its GPUs have {} now: they changed, or the policy was widened.".format(
+                unit.name, *numbers
+            ),
+            cure,
+        )
+
+
+def _environment(unit: Unit, snapshot: Snapshot) -> Iterator[Finding]:
+    variables = snapshot.environments.get(unit.name, unit.environment if unit.main_pid == 0 else {})
+    if not variables:
+        return
+    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or any(not part.startswith("GPU-") for part in visible.split(",") if part):
+        yield Finding(
+            Severity.FAULT,
+            "NOT_BY_UUID",
+            f"{unit.name} has CUDA_VISIBLE_DEVICES={visible if visible is not None else '(not set)'}: an index names "
+            "another GPU inside a device policy than outside.",
+            WRITE_AGAIN.format(unit=unit.name),
+        )
+    if variables.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        yield Finding(
+            Severity.WARNING,
+            "DEVICE_ORDER",
+            f"{unit.name} runs without CUDA_DEVICE_ORDER=PCI_BUS_ID.",
+            WRITE_AGAIN.format(unit=unit.name),
+        )
+
+
+def _peers(snapshot: Snapshot) -> Iterator[Finding]:
+    own = set(roles(snapshot).get(LLM_UNIT, ()))
+    pairs = [f"{one}-{other}" for one, other in snapshot.no_peer_access if {one, other} <= own]
+    if pairs:
+        yield Finding(
+            Severity.WARNING,
+            "NO_PEER_ACCESS",
+            f"GPUs of the language model cannot read each other's memory: {', '.join(pairs)}.",
+            "Choose GPUs of one NVLink island, or pipeline parallel, which sends less. IOMMU and ACS can forbid it.",
+        )

@@ -1,0 +1,187 @@
+"""Rules of the check: the good host proves itself, and each planted fault is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from serving.gpu.diagnosis import Severity, diagnose, roles
+from serving.gpu.inventory import GpuProcess, Inventory
+from serving.gpu.owners import Owner
+from serving.gpu.pin import PinProof, PinState
+from serving.gpu.snapshot import Snapshot, Xid, parse_xids
+from serving.gpu.units import Unit, parse_units
+from tests.serving.test_gpu_pin import HOST, uuid
+
+LLM, VISION, COORDINATOR = "maifs-llm.service", "maifs-vision.service", "maifs-coordinator.service"
+PIDS = {0: 100, 1: 101, 2: 102, 3: 200}
+OWNERS = {pid: Owner(pid, LLM, "VLLM::Worker") for pid in (100, 101, 102)} | {200: Owner(200, VISION, "vision-service")}
+
+
+def unit(name: str, pid: int, minors: tuple[int, ...], indexes: tuple[int, ...], policy: str = "closed") -> Unit:
+    allow = (*(f"/dev/char/195:{minor} rw" for minor in minors), "/dev/char/195:255 rw", "char-nvidia-uvm rw")
+    environment = {
+        "CUDA_VISIBLE_DEVICES": ",".join(map(uuid, indexes)),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    group = f"/maifs.slice/{name}"
+    return Unit(name, "loaded", "active", "running", "success", pid, 0, "serving", group, policy, allow, environment)
+
+
+UNITS = (unit(LLM, 99, (1, 0, 2), (0, 1, 2)), unit(VISION, 200, (3,), (3,)), unit(COORDINATOR, 300, (), ()))
+
+
+def host_with(pids: Mapping[int, tuple[int, ...]]) -> Inventory:
+    gpus = tuple(
+        replace(gpu, processes=tuple(GpuProcess(pid, 1 << 30) for pid in pids.get(gpu.index, ()))) for gpu in HOST.gpus
+    )
+    return replace(HOST, gpus=gpus)
+
+
+GOOD = Snapshot(
+    inventory=host_with({index: (pid,) for index, pid in PIDS.items()}),
+    fault="",
+    gpu_lost=False,
+    owners=OWNERS,
+    units=UNITS,
+    environments={one.name: one.environment for one in UNITS[:2]},
+    proofs={
+        LLM: PinProof(PinState.ENFORCED, (3,), (), ()),
+        VISION: PinProof(PinState.ENFORCED, (0, 1, 2), (), ()),
+    },
+    minors=(0, 1, 2, 3),
+    has_control_node=True,
+    has_uvm_node=True,
+    xids=(),
+    no_peer_access=((0, 3), (1, 3), (2, 3)),
+    torch_cuda="13.0",
+)
+
+
+def codes(snapshot: Snapshot) -> dict[str, str]:
+    return {finding.code: finding.message for finding in diagnose(snapshot)}
+
+
+def with_unit(changed: Unit) -> Snapshot:
+    units = tuple(changed if one.name == changed.name else one for one in UNITS)
+    return replace(GOOD, units=units, environments={one.name: one.environment for one in units[:2]})
+
+
+def test_the_four_gpu_host_as_planned_has_its_roles_and_no_finding() -> None:
+    assert roles(GOOD) == {LLM: (0, 1, 2), VISION: (3,)}
+    assert diagnose(GOOD) == ()
+
+
+def test_the_language_model_on_all_four_gpus_is_found() -> None:
+    snapshot = replace(
+        GOOD,
+        inventory=host_with({0: (100,), 1: (101,), 2: (102,), 3: (103, 200)}),
+        owners={**OWNERS, 103: Owner(103, LLM, "VLLM::Worker")},
+    )
+    found = codes(snapshot)
+    assert found["SHARED_GPU"] == f"GPU 3 is used by {LLM} and {VISION}."
+    assert "uses GPU 3, which is not one of its own (0, 1, 2)" in found["WRONG_GPU"]
+
+
+def test_a_stranger_on_the_vision_gpu_is_found_with_its_unit() -> None:
+    snapshot = replace(
+        GOOD,
+        inventory=host_with({**{index: (pid,) for index, pid in PIDS.items()}, 3: (200, 666)}),
+        owners={**OWNERS, 666: Owner(666, "jupyter.service", "python3")},
+    )
+    (finding,) = diagnose(snapshot)
+    assert (finding.code, finding.cure) == (
+        "FOREIGN_PROCESS",
+        "systemctl stop jupyter.service; or plan without this GPU.",
+    )
+
+
+def test_an_engine_process_without_its_service_is_an_orphan() -> None:
+    snapshot = replace(GOOD, owners={**OWNERS, 101: Owner(101, "", "VLLM::EngineCor")})
+    assert "process 101" in codes(snapshot)["ORPHAN"]
+
+
+def test_minors_that_changed_at_boot_are_drift() -> None:
+    found = codes(with_unit(unit(VISION, 200, (2,), (3,))))
+    assert "may open the minors 2, but its GPUs have 3 now" in found["PIN_DRIFT"]
+
+
+def test_a_policy_widened_by_hand_is_drift() -> None:
+    assert "PIN_DRIFT" in codes(with_unit(unit(VISION, 200, (0, 3), (3,))))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(UNITS[1], device_policy="auto", device_allow=()),
+        replace(UNITS[1], device_allow=("char-nvidia* rw",)),
+        replace(UNITS[1], device_allow=("char-nvidia rw",)),
+    ],
+)
+def test_a_unit_that_may_open_every_gpu_is_found(changed: Unit) -> None:
+    assert "may open every GPU" in codes(with_unit(changed))["NOT_PINNED"]
+
+
+def test_a_policy_that_the_kernel_does_not_enforce_is_found() -> None:
+    proof = PinProof(PinState.ADVISORY, (), (0, 1, 2), ())
+    assert "can be opened too" in codes(replace(GOOD, proofs={**GOOD.proofs, VISION: proof}))["PIN_ADVISORY"]
+
+
+@pytest.mark.parametrize("visible", ["3", "GPU-1,2", None])
+def test_an_index_in_the_running_environment_is_found(visible: str | None) -> None:
+    variables = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    found = codes(replace(GOOD, environments={**GOOD.environments, VISION: variables}))
+    assert list(found) == ["NOT_BY_UUID"]
+
+
+def test_a_missing_device_order_is_a_warning() -> None:
+    variables = {"CUDA_VISIBLE_DEVICES": uuid(3)}
+    (finding,) = diagnose(replace(GOOD, environments={**GOOD.environments, VISION: variables}))
+    assert (finding.code, finding.severity) == ("DEVICE_ORDER", Severity.WARNING)
+
+
+def test_a_failed_unit_is_a_fault_with_its_last_words() -> None:
+    failed = replace(UNITS[0], active="failed", result="exit-code", main_pid=0, status="no such model")
+    assert "has failed (exit-code): no such model" in codes(with_unit(failed))["UNIT_FAILED"]
+
+
+def test_missing_nodes_are_found() -> None:
+    message = codes(replace(GOOD, minors=(0, 1, 2), has_uvm_node=False))["NODE_MISSING"]
+    assert message == "Device nodes are missing: /dev/nvidia3, /dev/nvidia-uvm."
+
+
+@pytest.mark.parametrize(("cuda", "found"), [("12.8", False), ("13.0", False), ("13.2", False), ("14.0", True)])
+def test_a_driver_too_old_for_torch_is_found_by_major_version(cuda: str, found: bool) -> None:
+    assert ("DRIVER_TOO_OLD" in codes(replace(GOOD, torch_cuda=cuda))) is found
+
+
+def test_the_llm_s_gpus_without_peer_access_are_a_warning() -> None:
+    found = codes(replace(GOOD, no_peer_access=((0, 1), (0, 3))))
+    assert "memory: 0-1." in found["NO_PEER_ACCESS"]
+
+
+def test_errors_in_the_kernel_s_log_are_told_by_gpu() -> None:
+    log = (
+        "NVRM: Xid (PCI:0000:06:00): 79, pid=1, name=python, GPU has fallen off the bus.\n"
+        "NVRM: Xid (PCI:0000:06:00): 79, pid=2\nNVRM: Xid (PCI:0000:04:00): 13, Graphics Exception\nother\n"
+    )
+    xids = parse_xids(log)
+    assert xids == (Xid("00000000:06:00.0", 79), Xid("00000000:04:00.0", 13))
+    faults = {finding.message: finding.severity for finding in diagnose(replace(GOOD, xids=xids))}
+    assert [severity for text, severity in faults.items() if "GPU 2" in text] == [Severity.FAULT]
+    assert [severity for text, severity in faults.items() if "GPU 0" in text] == [Severity.WARNING]
+
+
+def test_systemctl_s_answer_is_read_with_repeated_and_quoted_values() -> None:
+    (vision, other) = parse_units(
+        "Id=maifs-vision.service\nLoadState=loaded\nActiveState=active\nSubState=running\nMainPID=12\nNRestarts=3\n"
+        "DevicePolicy=closed\nDeviceAllow=/dev/char/195:3 rw\nDeviceAllow=/dev/char/195:255 rw\n"
+        'Environment=CUDA_VISIBLE_DEVICES=GPU-1 "NAME=two words"\nStatusText=serving\n\n'
+        "Id=maifs-llm.service\nLoadState=not-found\nMainPID=0\n"
+    )
+    assert vision.allowed_minors == {3}
+    assert vision.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1", "NAME": "two words"}
+    assert (vision.main_pid, vision.restarts, vision.allows_every_gpu) == (12, 3, False)
+    assert not other.loaded
