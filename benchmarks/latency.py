@@ -83,7 +83,7 @@ async def session(data: bytes, model: str | None, rounds: int) -> dict[str, Any]
         memory = {name: peak_mib(pid) for name, pid in services.pids.items()}
     return {
         "ready": ready,
-        "cold": cold,
+        "cold": [cold],
         "warm": warm,
         "warm, no LLM": without,
         "memory": memory,
