@@ -15,7 +15,8 @@ def main() -> int:
     faults = []
     installed = {(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
     faults += [f"{name} is installed; its CUDA build breaks the CPU engine" for name in FORBIDDEN if name in installed]
-    faults += [f"{name} is installed; this environment is for CPUs" for name in installed if name.startswith("nvidia-cu")]
+    cuda = [name for name in installed if name.startswith("nvidia-cu")]
+    faults += [f"{name} is installed; this environment is for CPUs" for name in cuda]
     for name in NEEDED:
         try:
             importlib.import_module(name)

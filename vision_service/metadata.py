@@ -23,8 +23,8 @@ PngImagePlugin.MAX_TEXT_CHUNK = 8 * 1024 * 1024
 _XP_TAGS = {"XPTitle", "XPComment", "XPAuthor", "XPKeywords", "XPSubject"}
 _LEFT_OUT = {"MakerNote", "ExifOffset", "GPSInfo", "UserComment", "XMLPacket", "IPTCNAA", "ImageResources"}
 _NOT_TEXT = {
-    "exif", "icc_profile", "xmp", "XML:com.adobe.xmp", "photoshop", "transparency", "jfif", "adobe", "compression", "mp",
-    "Raw profile type exif",
+    "exif", "icc_profile", "xmp", "XML:com.adobe.xmp", "photoshop", "transparency", "jfif", "adobe", "compression",
+    "mp", "Raw profile type exif",
 }  # fmt: skip
 _IPTC_NAMES = {
     (2, 5): "ObjectName",
