@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from serving.gpu.session import GpuConfig
 from serving.server import ServerConfig
 
 
@@ -21,6 +22,8 @@ class LlmConfig:
 
     server: LlmServerConfig = field(default_factory=LlmServerConfig)
     """How the service listens."""
+    gpu: GpuConfig = field(default_factory=GpuConfig)
+    """The GPUs that it keeps to."""
     model: str = "Qwen/Qwen2.5-32B-Instruct"
     """Name on the model hub, or a directory with config.json, tokenizer and safetensors."""
     tensor_parallel_size: int = 1

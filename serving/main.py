@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from serving import __version__
 from serving.config import load_config, render_config
 from serving.errors import ExitCode, MaifsError
+from serving.gpu.session import GpuConfig, open_session
 from serving.logs import configure_logs
 from serving.server import ServerConfig, Service, serve
 
@@ -42,7 +43,7 @@ def run_service(
         name: command name, e.g. "vision-service".
         section: TOML table, e.g. "vision".
         description: one sentence for --help.
-        config_type: frozen dataclass with a `server` field.
+        config_type: frozen dataclass with a `server` field; an optional field `gpu` of type GpuConfig pins its GPUs.
         build: makes the service from its configuration; heavy imports belong here.
         argv: arguments; the process's when not given.
     """
@@ -56,11 +57,12 @@ def run_service(
             sys.stdout.write(render_config(config, section))
             return ExitCode.OK
         configure_logs(name, config.server.log_level, config.server.log_style)
+        gpus = open_session(getattr(config, "gpu", GpuConfig()))
         service = build(config)
     except MaifsError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.reason.exit_code
-    return asyncio.run(serve(service, config.server))
+    return asyncio.run(serve(service, config.server, gpus.prove if gpus else None))
 
 
 def _parser(name: str, section: str, description: str) -> argparse.ArgumentParser:

@@ -56,9 +56,9 @@ class Notifier:
         except OSError as error:
             _log.warning("systemd cannot be told", extra={"detail": message, "reason": str(error)})
 
-    def ready(self) -> None:
-        """The service serves."""
-        self.send(ready=1, status="serving")
+    def ready(self, note: str = "") -> None:
+        """The service serves; a note is appended to its status."""
+        self.send(ready=1, status=f"serving; {note}" if note else "serving")
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,11 +72,17 @@ class Service(Protocol):
         """Frees what `start` took; called once, also after a failed start."""
 
 
-async def serve(service: Service, config: ServerConfig) -> ExitCode:
+async def serve(service: Service, config: ServerConfig, before_ready: Callable[[], str] | None = None) -> ExitCode:
     """Runs a service until SIGTERM, SIGINT or a fatal failure.
 
     Health is NOT_SERVING until `start` has returned, and again from the first signal on. Calls in progress then have
     `drain_grace_s` seconds.
+
+    Args:
+        service: what to run.
+        config: where it listens.
+        before_ready: last check between a good start and SERVING; returns a word on it for the service manager and
+            raises MaifsError to refuse. Runs in a thread.
 
     Returns:
         OK after a signal; the reason's exit code after a failure, which is logged.
@@ -92,9 +98,9 @@ async def serve(service: Service, config: ServerConfig) -> ExitCode:
             lock.acquire()
         await _open(server, service, health, config)
         async with notifier.starting():
-            await _start(service, health, stop_signal)
+            note = await _start(service, health, stop_signal, before_ready)
         if not stop_signal.is_set():
-            notifier.ready()
+            notifier.ready(note)
         async with notifier.guarded():
             failure = await _until_over(service, stop_signal)
     except MaifsError as error:
@@ -153,7 +159,12 @@ async def _open(
     _log.info("listening", extra={"address": config.address})
 
 
-async def _start(service: Service, health: health_aio.HealthServicer, stop_signal: asyncio.Event) -> None:
+async def _start(
+    service: Service,
+    health: health_aio.HealthServicer,
+    stop_signal: asyncio.Event,
+    before_ready: Callable[[], str] | None,
+) -> str:
     """Starts the service; a signal during a long load ends it without waiting for the load."""
     starting = asyncio.ensure_future(service.start())
     stopping = asyncio.ensure_future(stop_signal.wait())
@@ -162,10 +173,12 @@ async def _start(service: Service, health: health_aio.HealthServicer, stop_signa
     if not starting.done():
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
-        return
+        return ""
     starting.result()
+    note = await asyncio.to_thread(before_ready) if before_ready else ""
     await _set_health(health, service, _SERVING)
     _log.info("serving")
+    return note
 
 
 async def _until_over(service: Service, stop_signal: asyncio.Event) -> MaifsError | None:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.gpu.session import GpuConfig
 from serving.server import ServerConfig
 from vision_service.limits import DecodeLimits
 
@@ -16,6 +17,8 @@ class VisionConfig:
 
     server: ServerConfig = field(default_factory=lambda: ServerConfig(address="unix:/run/maifs/vision.sock"))
     """How it listens."""
+    gpu: GpuConfig = field(default_factory=GpuConfig)
+    """The GPU that it keeps to."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     """What is refused before it is decoded."""
     device: str = "auto"

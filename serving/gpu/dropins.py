@@ -31,8 +31,8 @@ def dropins(option: Option, plan: Plan) -> dict[Path, str]:
     _check(option, plan)
     llm, vision = pick(plan.host.gpus, option.layout)
     return {
-        Path(f"{LLM_UNIT}.d", FILE_NAME): _dropin(llm, _llm_settings(option, plan)),
-        Path(f"{VISION_UNIT}.d", FILE_NAME): _dropin(vision[:1], {"MAIFS_VISION_DEVICE": "cuda" if vision else "cpu"}),
+        Path(f"{LLM_UNIT}.d", FILE_NAME): _dropin(llm, _llm_settings(option, plan) | _pin_settings("LLM", llm)),
+        Path(f"{VISION_UNIT}.d", FILE_NAME): _dropin(vision[:1], _vision_settings(vision[:1])),
     }
 
 
@@ -60,6 +60,17 @@ def _refused(why: str) -> MaifsError:
         f"This layout cannot be written: {why}.",
         "Choose another one with --layout, by its title in the plan.",
     )
+
+
+def _vision_settings(gpus: Sequence[GpuSpec]) -> dict[str, str]:
+    return {"MAIFS_VISION_DEVICE": "cuda" if gpus else "cpu", **_pin_settings("VISION", gpus)}
+
+
+def _pin_settings(service: str, gpus: Sequence[GpuSpec]) -> dict[str, str]:
+    if not gpus:
+        return {}
+    uuids = ",".join(str(gpu.uuid) for gpu in gpus)
+    return {f"MAIFS_{service}_GPU_DEVICES": uuids, f"MAIFS_{service}_GPU_REQUIRE_ENFORCED": "true"}
 
 
 def _llm_settings(option: Option, plan: Plan) -> dict[str, str]:

@@ -17,6 +17,7 @@ from tests.serving import fake_nvml
 from tests.system.booted import SHARED, SOURCE, Booted, boot
 
 VISION, COORDINATOR = "maifs-vision.service", "maifs-coordinator.service"
+DRIVER = f"LD_LIBRARY_PATH={SHARED}/driver FAKE_NVML_MINORS=1,0,3,2"
 PEER = "/opt/maifs/venv/bin/coordinator-cli"
 INSTALL = f"""
 cp {SOURCE}/systemd/units/* /etc/systemd/system/
@@ -45,9 +46,8 @@ def write_dropins(folder: Path) -> None:
     for unit in (VISION, COORDINATOR):
         path = folder / f"{unit}.d" / "90-test.conf"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(
-            "[Service]\nEnvironment=MAIFS_VISION_DEVICE=cpu\nWatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=200ms\n"
-        )
+        times = "WatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=200ms\n"
+        path.write_text(f"[Service]\nEnvironment=MAIFS_VISION_DEVICE=cpu {DRIVER}\n{times}")
 
 
 @pytest.fixture(name="system", scope="module")
@@ -79,7 +79,9 @@ def signal_and_wait(system: Booted, unit: str, name: str) -> int:
 
 
 def test_ready_services_tell_their_status(system: Booted) -> None:
-    assert system.show(VISION, "StatusText") == "serving"
+    assert system.show(VISION, "StatusText") == (
+        "serving; GPU pin enforced: /dev/nvidia0, /dev/nvidia1, /dev/nvidia3 refused"
+    )
     assert system.show(COORDINATOR, "StatusText") == "serving"
 
 
@@ -148,12 +150,25 @@ def test_a_killed_service_comes_back_and_leaves_no_process(system: Booted, unit:
     before = signal_and_wait(system, unit, "KILL")
     processes = system.shell(f"cat /sys/fs/cgroup$(systemctl show --value -p ControlGroup {unit})/cgroup.procs").split()
     assert str(before) not in processes
-    assert system.show(unit, "StatusText") == "serving"
+    assert system.show(unit, "StatusText").startswith("serving")
 
 
 def test_a_hung_service_is_ended_by_the_watchdog(system: Booted) -> None:
     signal_and_wait(system, COORDINATOR, "STOP")
     assert "watchdog" in system.journal(COORDINATOR).lower()
+
+
+def test_vision_refuses_to_serve_without_the_pin_that_it_needs(system: Booted) -> None:
+    path = "/etc/systemd/system/maifs-vision.service.d/95-open.conf"
+    system.shell(f"printf '[Service]\\nDevicePolicy=auto\\nDeviceAllow=\\n' > {path}; systemctl daemon-reload")
+    try:
+        system.run("systemctl", "restart", VISION, check=False)
+        assert system.show(VISION, "ActiveState") == "failed"
+        assert system.show(VISION, "ExecMainStatus") == "2"
+        assert "can be opened too" in system.show(VISION, "StatusText") + system.journal(VISION)
+    finally:
+        system.shell(f"rm {path}; systemctl daemon-reload; systemctl start {VISION}")
+    assert system.show(VISION, "ActiveState") == "active"
 
 
 def test_stopping_the_target_drains_and_removes_the_sockets(system: Booted) -> None:
