@@ -19,11 +19,13 @@ from serving.errors import ExitCode, MaifsError, Reason
 
 VERSION = "0.1"
 
-PRIOR = {"authentic": 0.70, "manipulated": 0.15, "ai_generated": 0.15}
-"""Stated, not fitted: a desk that receives mostly genuine photos. Override it where the mix is known."""
+PRIOR = {"authentic": 0.50, "manipulated": 0.25, "ai_generated": 0.25}
+"""Stated, not fitted: as many genuine pictures as others, as where pictures are sent because somebody doubts them.
+Override it where the mix is known."""
 
-COSTS = {"accuse_authentic": 20.0, "wrong_kind": 3.0, "clear_forged": 4.0}
-"""In units of the cost of "uncertain"."""
+COSTS = {"accuse_authentic": 8.0, "wrong_kind": 3.0, "clear_forged": 4.0}
+"""In units of the cost of "uncertain": an accusation needs P(authentic) < 1/8, a detection of its own and, as both must
+hold, a combined likelihood ratio above about 14 with the stated prior; "authentic" needs P(authentic) > 3/4."""
 
 AUTHENTIC = {"min_traces": 3, "max_log10_lr_manipulated": -0.05, "max_log10_lr_ai_generated": -0.5}
 """When "authentic" may be said without a credential.

@@ -49,12 +49,16 @@ class Curve:
     """Least log10 LR; below `NOTHING_FOUND_FLOOR` only where low scores are a finding (a camera's own trace)."""
 
     feature: Feature = "score"
+    detection_log10_lr: float = 0.0
+    """log10 ratio of the rates at which the test detects its trace in both classes: the least weight of a detection."""
 
     def weight(self, score: float, *, detected: bool) -> Weight:
         """The weight of one observation; zero for a score that is not finite."""
         if not math.isfinite(score):
             return Weight()
         log10_lr = (self.intercept + self.slope * feature_value(self.feature, score, detected=detected)) / _LN10
+        if detected:
+            log10_lr = max(log10_lr, self.detection_log10_lr)
         return Weight(min(max(log10_lr, -self.cap, self.floor), self.cap), self.cap)
 
 
@@ -195,6 +199,7 @@ def _curves(where: str, entry: Mapping[str, Any]) -> dict[str, Curve]:
             n_authentic=int(values.get("n_authentic", 0)),
             floor=_finite(place, values, "floor") if "floor" in values else NOTHING_FOUND_FLOOR,
             feature=feature,
+            detection_log10_lr=_finite(place, values, "detection_log10_lr") if "detection_log10_lr" in values else 0.0,
         )
         if curve.slope < 0:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,9 @@ MIN_IMAGES = 8
 MIN_STRATUM_IMAGES = 40
 """Fewest images of either class for a curve of a stratum by itself."""
 
-MAX_USEFUL_CLLR = 0.995
-"""A test whose leave-one-source-out Cllr is not below this gets no weight: on new sources it would only add noise."""
+MAX_USEFUL_CLLR: Mapping[Feature, float] = {"detected": 1.0, "log": 0.995, "score": 0.995}
+"""A test whose leave-one-source-out Cllr is not below this gets no weight: on new sources it would only add noise. Rates
+of detection, which a test's own threshold keeps near zero on authentic pictures, need only help at all."""
 
 FORGED_SHARE = 0.25
 """Weight of a forged copy of an authentic picture relative to a forgery from the wild."""
@@ -121,32 +122,42 @@ def fit_curve(samples: Samples, feature: Feature = "score", floor: float = NOTHI
     """Curve of one feature for balanced classes, slope >= 0; None when either class is too small.
 
     "detected": ratio of the rates in both classes, by Jeffreys' (k + 1/2) / (n + 1). Else a logistic with targets
-    smoothed as by Platt (1999), (n + 1) / (n + 2). Both keep few images from giving a steep curve.
+    smoothed as by Platt (1999), (n + 1) / (n + 2), and a detection weighs at least its ratio of rates. Both keep few
+    images from giving a steep curve.
     """
     n_target = len(set(samples.images[samples.targets].tolist()))
     n_authentic = len(set(samples.images[~samples.targets].tolist()))
     n = min(n_target, n_authentic)
     if n < MIN_IMAGES:
         return None
+    found, silent = _rate_ratios(samples, n_target, n_authentic)
     if feature == "detected":
-        slope, intercept = _rate_ratio(samples, n_target, n_authentic)
+        slope, intercept = (found - silent, silent) if found > silent else (0.0, 0.0)
     else:
         weights = samples.weights.copy()
         for side in (samples.targets, ~samples.targets):
             weights[side] *= n / weights[side].sum()
         smoothed = np.where(samples.targets, (n + 1) / (n + 2), 1 / (n + 2))
         slope, intercept = _logistic(samples.feature(feature), smoothed, weights)
-    cap = round(math.log10(n + 1), 4)
-    return Curve(round(slope, 6), round(intercept, 6), cap, n_target, n_authentic, floor, feature)
+    detection = max(found, 0.0) / _LN10 if bool(samples.detected.any()) else 0.0
+    return Curve(
+        slope=round(slope, 6),
+        intercept=round(intercept, 6),
+        cap=round(math.log10(n + 1), 4),
+        n_target=n_target,
+        n_authentic=n_authentic,
+        floor=floor,
+        feature=feature,
+        detection_log10_lr=round(detection, 4),
+    )
 
 
-def _rate_ratio(samples: Samples, n_target: int, n_authentic: int) -> tuple[float, float]:
-    """Slope and intercept on the feature "detected"."""
+def _rate_ratios(samples: Samples, n_target: int, n_authentic: int) -> tuple[float, float]:
+    """Natural log ratio of the rates of detection in both classes, and of the rates of silence."""
     rates = []
     for side, n in ((samples.targets, n_target), (~samples.targets, n_authentic)):
         rates.append((float(np.average(samples.detected[side], weights=samples.weights[side])) * n + 0.5) / (n + 1))
-    found, silent = math.log(rates[0] / rates[1]), math.log((1 - rates[0]) / (1 - rates[1]))
-    return (found - silent, silent) if found > silent else (0.0, 0.0)
+    return math.log(rates[0] / rates[1]), math.log((1 - rates[0]) / (1 - rates[1]))
 
 
 def _logistic(scores: FloatArray, targets: FloatArray, weights: FloatArray) -> tuple[float, float]:
@@ -185,9 +196,10 @@ def fit_curves(samples: Samples, feature: Feature = "score", floor: float = NOTH
 
 def fit_test(samples: Samples, floor: float = NOTHING_FOUND_FLOOR) -> Fit:
     """Curves of a test on the feature that serves best on sources that were left out; none when none serves."""
-    fits = [_fit_feature(samples, feature, floor) for feature in ("detected", "log", "score")]
-    best = min(fits, key=lambda fit: fit.cllr)
-    return best if best.cllr < MAX_USEFUL_CLLR and best.curves else Fit({}, best.cllr, {})
+    features: tuple[Feature, ...] = ("detected", "log", "score")
+    fits = {feature: _fit_feature(samples, feature, floor) for feature in features}
+    useful = [fit for feature, fit in fits.items() if fit.curves and fit.cllr < MAX_USEFUL_CLLR[feature]]
+    return min(useful, key=lambda fit: fit.cllr) if useful else Fit({}, min(fit.cllr for fit in fits.values()), {})
 
 
 def _fit_feature(samples: Samples, feature: Feature, floor: float) -> Fit:

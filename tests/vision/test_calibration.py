@@ -175,8 +175,8 @@ def test_a_detection_weighs_the_ratio_of_its_rates_and_few_images_make_it_small(
         return fitted
 
     large, small = (curve(n).weight(1.0, detected=True).log10_lr for n in (400, 12))
-    assert large == pytest.approx(math.log10(100.5 / 0.5))
-    assert small == pytest.approx(math.log10(3.5 / 0.5))
+    assert large == pytest.approx(math.log10(100.5 / 0.5), abs=1e-3)
+    assert small == pytest.approx(math.log10(3.5 / 0.5), abs=1e-3)
     assert curve(400).weight(1.0, detected=False).log10_lr == pytest.approx(math.log10(0.75 / 1), abs=0.01)
 
 
