@@ -26,7 +26,7 @@ MIN_STRATUM_IMAGES = 40
 """Fewest images of either class for a curve of a stratum by itself."""
 
 MAX_USEFUL_CLLR: Mapping[Feature, float] = {"detected": 1.0, "log": 0.995, "score": 0.995}
-"""A test whose leave-one-source-out Cllr is not below this gets no weight: on new sources it would only add noise. Rates
+"""A test whose leave-one-source-out Cllr is not below this gets no weight: it would only add noise. Rates
 of detection, which a test's own threshold keeps near zero on authentic pictures, need only help at all."""
 
 FORGED_SHARE = 0.25
