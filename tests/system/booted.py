@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,15 @@ from tests.conftest import ROOT
 
 SOURCE, SITE, PYTHON, SHARED = "/opt/maifs/src", "/opt/maifs/site", "/opt/maifs/python", "/opt/maifs/shared"
 _BOOT_S = 30.0
+_INSTALL = f"""
+cd {SOURCE}/systemd
+install -m 644 -t /etc/systemd/system units/*
+install -D -m 644 -t /etc/sysusers.d sysusers.d/maifs.conf
+install -D -m 644 -t /etc/tmpfiles.d tmpfiles.d/maifs.conf
+install -D -m 644 -t /etc/maifs maifs.toml
+systemd-sysusers; systemd-tmpfiles --create maifs.conf
+systemctl daemon-reload
+"""
 _COMMANDS = {
     "vision-service": "vision_service.__main__",
     "coordinator-service": "coordinator.__main__",
@@ -42,7 +52,6 @@ class Booted:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command inside as root."""
         enter = ["nsenter", "-t", str(self._leader), *("-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w")]
-        # Not in the container's own control group, which systemd inside manages: the shell moves nothing.
         result = subprocess.run(
             [*enter, *command],
             capture_output=True,
@@ -57,6 +66,15 @@ class Booted:
     def shell(self, script: str, timeout_s: float = 60.0) -> str:
         """Runs a script inside as root; returns what it wrote."""
         return self.run("/bin/bash", "-euc", script, timeout_s=timeout_s).stdout
+
+    def install_units(self) -> None:
+        """Units, users and settings as systemd/README.md says."""
+        self.shell(_INSTALL)
+
+    def write(self, path: str, text: str) -> None:
+        """Writes a file inside."""
+        target = shlex.quote(path)
+        self.shell(f'mkdir -p "$(dirname {target})"; printf %s {shlex.quote(text)} > {target}')
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""
@@ -151,10 +169,13 @@ def _install_python() -> str:
         f"ln -s {PYTHON}/bin/python{version} /opt/maifs/venv/bin/python",
         f"printf 'home = {PYTHON}/bin\\ninclude-system-site-packages = false\\n' > /opt/maifs/venv/pyvenv.cfg",
     ]
+    # An interpreter with a shared library looks for it where it was built, which the units cannot see.
+    lines.append(f"echo {PYTHON}/lib > /etc/ld.so.conf.d/000-maifs.conf; ldconfig")
     for command, module in _COMMANDS.items():
         text = (
             "#!/opt/maifs/venv/bin/python\\nimport sys\\n"
-            f'sys.path.insert(0, "{SOURCE}")\\nfrom {module} import main\\nsys.exit(main())\\n'
+            f'sys.path.insert(0, "{SOURCE}")\\nfrom {module} import main\\n'
+            'if __name__ == "__main__":\\n    sys.exit(main())\\n'
         )
         lines.append(f"printf '{text}' > /opt/maifs/venv/bin/{command}; chmod 755 /opt/maifs/venv/bin/{command}")
     return "\n".join(lines)

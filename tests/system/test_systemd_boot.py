@@ -19,11 +19,7 @@ from tests.system.booted import SHARED, SOURCE, Booted, boot
 VISION, COORDINATOR = "maifs-vision.service", "maifs-coordinator.service"
 DRIVER = f"LD_LIBRARY_PATH={SHARED}/driver FAKE_NVML_MINORS=1,0,3,2"
 PEER = "/opt/maifs/venv/bin/coordinator-cli"
-INSTALL = f"""
-cp {SOURCE}/systemd/units/* /etc/systemd/system/
-mkdir -p /etc/maifs /etc/sysusers.d /etc/tmpfiles.d; cp {SOURCE}/systemd/maifs.toml /etc/maifs/
-cp {SOURCE}/systemd/sysusers.d/maifs.conf /etc/sysusers.d/; cp {SOURCE}/systemd/tmpfiles.d/maifs.conf /etc/tmpfiles.d/
-systemd-sysusers; systemd-tmpfiles --create maifs.conf
+PREPARE = f"""
 cp -r {SHARED}/dropins/* /etc/systemd/system/
 for i in 0 1 2 3; do mknod -m 666 /dev/nvidia$i c 195 $i; done; mknod -m 666 /dev/nvidiactl c 195 255
 useradd --no-create-home --groups maifs alice; useradd --no-create-home mallory
@@ -57,7 +53,8 @@ def _system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
         driver = system.shared / "driver"
         driver.mkdir()
         fake_nvml.build(driver)
-        system.shell(INSTALL)
+        system.install_units()
+        system.shell(PREPARE)
         system.run("systemctl", "start", "--no-block", "maifs.target")
         for unit in (VISION, COORDINATOR):
             system.wait_for(unit, "ActiveState", "active", timeout_s=90)
