@@ -14,7 +14,8 @@ from rich.text import Text
 from coordinator.cli.terminal import PIPE_WIDTH
 from coordinator.render.phrases import printable
 from serving.errors import ExitCode
-from serving.gpu.diagnosis import GPU_UNITS, Finding, Severity, diagnose, roles
+from serving.gpu.diagnosis import GPU_UNITS, diagnose, roles
+from serving.gpu.findings import Finding, Severity
 from serving.gpu.hosts import GIB
 from serving.gpu.inventory import Gpu
 from serving.gpu.snapshot import Snapshot, take_snapshot

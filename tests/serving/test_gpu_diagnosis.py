@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from serving.gpu.diagnosis import Severity, diagnose, roles
+from serving.gpu.diagnosis import diagnose, roles
+from serving.gpu.findings import Severity
 from serving.gpu.inventory import GpuProcess, Inventory
 from serving.gpu.owners import Owner
 from serving.gpu.pin import PinProof, PinState
