@@ -209,11 +209,12 @@ def _vision_faults(layout: Layout, host: Host, assumptions: Assumptions) -> list
     if layout.vision is Vision.CPU:
         return []
     if layout.vision is Vision.SHARED_GPU:
+        faults = ["vision has no GPU of its own, and no device pin can part two services on one GPU"]
         left = min(gpu.memory_bytes for gpu in host.gpus) * (1 - assumptions.memory_utilization)
-        return [
-            f"vision has no GPU of its own: the engine leaves {left / GIB:.1f} GiB where vision may use "
-            f"{assumptions.vision_bytes / GIB:.0f} GiB, and no device pin can part two services on one GPU"
-        ]
+        if left < assumptions.vision_bytes:
+            wanted = assumptions.vision_bytes / GIB
+            faults.append(f"the engine leaves {left / GIB:.1f} GiB where vision may use {wanted:.0f} GiB")
+        return faults
     own = host.gpus[layout.llm_gpus :]
     return [
         f"vision may use {assumptions.vision_bytes / GIB:.0f} GiB and its GPU has {gpu.memory_bytes / GIB:.1f} GiB"
