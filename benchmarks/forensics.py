@@ -25,7 +25,8 @@ from vision_service.observing import TOOL_SUITES, observe_all
 
 HEADING = """# Measured figures of the forensic tools
 
-Made by `python -m benchmarks.forensics --data DIR --docs docs`, DIR holding `manifest.csv` (columns file, label,
+Made by `python -m benchmarks.forensics --data DIR --authentic SOURCE=MORE --docs docs`, MORE a folder of more camera
+originals of one source (the option may be left out), DIR holding `manifest.csv` (columns file, label,
 source, mask) and the pictures. Observations are cached in `build/forensics`, so a second run takes a minute.
 
 - **Leave-one-source-out**: each picture is judged by a calibration and a fusion that were fitted without any picture of
