@@ -39,8 +39,8 @@ source, mask) and the pictures. Observations are cached in `build/forensics`, so
   that are exchangeable with these; a new kind of source can do worse.
 - **Authentic accused** counts MANIPULATED and AI_GENERATED verdicts on authentic pictures. The prior, the costs and
   the limits for AUTHENTIC are stated in `coordinator/fusion.json`. They were chosen from about 30 settings after seeing
-  these leave-one-source-out verdicts on the pictures that the packaged files were fitted on, so the counts of verdicts (accusations, decided,
-  macro-F1) are somewhat too good; AUC, TPR, Cllr and ECE do not depend on them.
+  these leave-one-source-out verdicts, so the counts of verdicts (accusations, decided, macro-F1) are somewhat too good;
+  AUC, TPR, Cllr and ECE do not depend on them.
 - A test that did not run on a picture counts as silent in the rates, and is left out of its AUC.
 """
 

@@ -20,8 +20,8 @@ from serving.errors import ExitCode, MaifsError, Reason
 VERSION = "0.1"
 
 PRIOR = {"authentic": 0.50, "manipulated": 0.25, "ai_generated": 0.25}
-"""Stated: as many genuine pictures as others, as where pictures are sent because somebody doubts them. Override it where
-the mix is known. Chosen together with `COSTS`, see there."""
+"""Stated: as many genuine pictures as others, as where pictures are sent because somebody doubts them. Override it
+where the mix is known. Chosen together with `COSTS`, see there."""
 
 COSTS = {"accuse_authentic": 8.0, "wrong_kind": 3.0, "clear_forged": 4.0}
 """In units of the cost of "uncertain": an accusation needs P(authentic) < 1/8 and a detection, with the stated prior a
