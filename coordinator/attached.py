@@ -28,11 +28,20 @@ def attach(folder: Path) -> None:
     """Ties this process to its parent's life, and the folder with it.
 
     The kernel's own signal (prctl, Linux) reaches the process even while the interpreter is busy inside a C library,
-    but ends neither a stuck process nor its children; the thread does.
+    but ends neither a stuck process nor its children; the thread does. It may come before the module has a handler of
+    its own, when the default action would leave the folder behind.
     """
+    parent = os.getppid()
+    signal.signal(signal.SIGTERM, lambda *_: _end_early(folder, parent))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     threading.Thread(target=_end_with_parent, args=(folder,), name="end-with-parent", daemon=True).start()
+
+
+def _end_early(folder: Path, parent: int) -> None:
+    if os.getppid() != parent:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _end_with_parent(folder: Path) -> None:
