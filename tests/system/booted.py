@@ -173,7 +173,9 @@ def _install_python() -> str:
     lines.append(f"echo {PYTHON}/lib > /etc/ld.so.conf.d/000-maifs.conf; ldconfig")
     for command, module in _COMMANDS.items():
         text = (
-            "#!/opt/maifs/venv/bin/python\\nimport sys\\n"
+            "#!/opt/maifs/venv/bin/python\\nimport os\\nimport sys\\n"
+            # For child processes too: the checkout that the environment points to may not be visible inside.
+            f'os.environ["PYTHONPATH"] = "{SOURCE}"\\n'
             f'sys.path.insert(0, "{SOURCE}")\\nfrom {module} import main\\n'
             'if __name__ == "__main__":\\n    sys.exit(main())\\n'
         )
