@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.requests import current_request_id
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "vllm_process_name"}
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,30 +21,45 @@ class Quantization(StrEnum):
     AWQ = "awq"
 
 
-AWQ_GROUP = 128
-"""Weights that share one scale and one zero point, along the input dimension."""
-
 _BYTES_16_BIT = 2
+_PACKED_BITS = 32
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """The numbers that decide how a model can be split. Counts; all linear layers are without gaps or experts."""
+class Block:
+    """Quantised weights that are stored together: an FP8 block, or a scale's group by the width of a packed word."""
 
-    name: str
+    inputs: int = 1
+    outputs: int = 1
+
+
+_AWQ_BLOCK = Block(inputs=128, outputs=8)
+
+
+@dataclass(frozen=True)
+class DecoderSizes:
+    """The numbers that decide how a dense decoder can be split. Counts; no experts, no latent attention."""
+
     layers: int
-    hidden_size: int
     query_heads: int
     kv_heads: int
     head_dim: int
     intermediate_size: int
     vocab_size: int
+    block: Block = Block()
+
+
+@dataclass(frozen=True)
+class ModelShape(DecoderSizes):
+    """A decoder with what its bytes depend on."""
+
+    name: str = field(kw_only=True)
+    hidden_size: int = field(kw_only=True)
     qkv_bias: bool = False
     qk_norm: bool = False
     tied_embeddings: bool = False
     quantization: Quantization = Quantization.BF16
-    group_size: int = AWQ_GROUP
-    """AWQ: weights per scale. FP8: side of a block with one scale, 0 for one scale per output channel."""
+    """FP8: a block of one weight stands for one scale per output channel."""
     checkpoint_bytes: int | None = None
     """Exact bytes of all tensors where the files were at hand."""
 
@@ -70,46 +86,41 @@ class ModelShape:
 
     def linear_bytes(self, rows: int, columns: int) -> float:
         """Bytes of a linear weight with `rows` inputs and `columns` outputs, scales and zero points included."""
+        block = self.block
         if self.quantization is Quantization.AWQ:
-            groups = rows / self.group_size
+            groups = rows / block.inputs if block.inputs > 1 else 1
             return columns * (rows / 2 + groups * (_BYTES_16_BIT + 0.5))
         if self.quantization is Quantization.FP8:
-            block = self.group_size
-            scales = 4 * (rows / block) * (columns / block) if block else 4 * columns
-            return rows * columns + scales
+            scales = (rows / block.inputs) * (columns / block.outputs) if block.inputs > 1 else columns
+            return rows * columns + 4 * scales
         return float(_BYTES_16_BIT * rows * columns)
 
     def quantized(self, quantization: Quantization) -> ModelShape:
         """The same model as published or quantised at load in another format."""
         if quantization is self.quantization:
             return self
-        group = AWQ_GROUP if quantization is Quantization.AWQ else 0
-        size = self.intermediate_size
-        if quantization is Quantization.AWQ and size in _AWQ_INTERMEDIATE:
-            size = _AWQ_INTERMEDIATE[size]
-        return replace(self, quantization=quantization, group_size=group, intermediate_size=size, checkpoint_bytes=None)
+        block, size = Block(), self.intermediate_size
+        if quantization is Quantization.AWQ:
+            block, size = _AWQ_BLOCK, _AWQ_INTERMEDIATE.get(size, size)
+        return replace(self, quantization=quantization, block=block, intermediate_size=size, checkpoint_bytes=None)
 
 
 _AWQ_INTERMEDIATE = {29568: 29696}
 """The 72B models' AWQ checkpoints carry 128 more intermediate columns, so that 2, 4 and 8 GPUs get whole groups."""
 
 
-def _qwen25(size: str, *numbers: int, tied: bool = False) -> ModelShape:
+def _llama(name: str, *numbers: int, head_dim: int | None = None, tied: bool = False) -> ModelShape:
     layers, hidden, queries, kv, intermediate, vocab = numbers
-    name = f"Qwen/Qwen2.5-{size}-Instruct"
-    return ModelShape(name, layers, hidden, queries, kv, hidden // queries, intermediate, vocab, True, False, tied)
+    sizes = DecoderSizes(layers, queries, kv, head_dim or hidden // queries, intermediate, vocab)
+    return ModelShape(**vars(sizes), name=name, hidden_size=hidden, tied_embeddings=tied)
+
+
+def _qwen25(size: str, *numbers: int, tied: bool = False) -> ModelShape:
+    return replace(_llama(f"Qwen/Qwen2.5-{size}-Instruct", *numbers, tied=tied), qkv_bias=True)
 
 
 def _qwen3(size: str, *numbers: int, tied: bool = False) -> ModelShape:
-    layers, hidden, queries, kv, intermediate = numbers
-    name = f"Qwen/Qwen3-{size}"
-    return ModelShape(name, layers, hidden, queries, kv, 128, intermediate, 151_936, False, True, tied)
-
-
-def _llama(name: str, *numbers: int, tied: bool = False) -> ModelShape:
-    layers, hidden, queries, kv, intermediate, vocab = numbers
-    shape = ModelShape(name, layers, hidden, queries, kv, hidden // queries, intermediate, vocab)
-    return replace(shape, tied_embeddings=tied)
+    return replace(_llama(f"Qwen/Qwen3-{size}", *numbers, 151_936, head_dim=128, tied=tied), qk_norm=True)
 
 
 KNOWN: dict[str, ModelShape] = {
@@ -139,7 +150,7 @@ KNOWN: dict[str, ModelShape] = {
 """Shapes as their publishers state them in config.json."""
 
 _SUFFIXES = {"-awq": Quantization.AWQ, "-fp8": Quantization.FP8, "-fp8-dynamic": Quantization.FP8}
-_QWEN_FP8_BLOCK = 128
+_QWEN_FP8_BLOCK = Block(128, 128)
 
 
 def find_shape(model: str) -> ModelShape:
@@ -161,7 +172,7 @@ def find_shape(model: str) -> ModelShape:
         if base:
             shape = replace(base.quantized(quantization), name=base.name + model[-len(suffix) :])
             is_blockwise = quantization is Quantization.FP8 and base.name.startswith("Qwen/Qwen3")
-            return replace(shape, group_size=_QWEN_FP8_BLOCK) if is_blockwise else shape
+            return replace(shape, block=_QWEN_FP8_BLOCK) if is_blockwise else shape
     found = _by_name(wanted)
     if found:
         return found
@@ -198,39 +209,70 @@ def read_shape(folder: Path) -> ModelShape:
     return replace(shape, checkpoint_bytes=sum(sizes) or None)
 
 
-def _from_config(config: dict[str, Any], name: str) -> ModelShape:
-    if any(key in config for key in ("num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank")):
-        raise ValueError("mixtures of experts and latent attention are not planned")
-    kind = str(config.get("model_type", ""))
-    heads = int(config["num_attention_heads"])
-    quantization, group = _stored_format(config.get("quantization_config"))
-    return ModelShape(
-        name=name,
-        layers=int(config["num_hidden_layers"]),
-        hidden_size=int(config["hidden_size"]),
+def decoder_sizes(config: Mapping[str, Any]) -> DecoderSizes:
+    """Reads config.json, whatever format its weights are stored in; of a model with more than text, the text part.
+
+    Raises:
+        KeyError: a size is missing.
+        AttributeError, TypeError, ValueError: it is no number, or the model is no dense decoder.
+    """
+    table = {**config, **(config.get("text_config") or {})}
+    if any(key in table for key in ("num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank")):
+        raise ValueError("mixtures of experts and latent attention do not split by these sizes")
+    heads = _count(table["num_attention_heads"])
+    return DecoderSizes(
+        layers=_count(table["num_hidden_layers"]),
         query_heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
-        intermediate_size=int(config["intermediate_size"]),
-        vocab_size=int(config["vocab_size"]),
-        qkv_bias=bool(config.get("attention_bias") or config.get("qkv_bias") or kind == "qwen2"),
-        qk_norm=kind == "qwen3",
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        quantization=quantization,
-        group_size=group,
+        kv_heads=_count(table.get("num_key_value_heads") or heads),
+        head_dim=_count(table.get("head_dim") or int(table["hidden_size"]) // heads),
+        intermediate_size=_count(table["intermediate_size"]),
+        vocab_size=_count(table["vocab_size"]),
+        block=_stored_block(table.get("quantization_config") or {}),
     )
 
 
-def _stored_format(settings: dict[str, Any] | None) -> tuple[Quantization, int]:
-    if not settings:
-        return Quantization.BF16, AWQ_GROUP
-    method = str(settings.get("quant_method", "")).lower()
-    if method == "awq":
-        return Quantization.AWQ, int(settings.get("group_size", AWQ_GROUP))
-    if method == "fp8":
-        block = settings.get("weight_block_size")
-        return Quantization.FP8, int(block[0]) if block else 0
-    raise ValueError(f"quantisation {method!r} is not planned; known are awq and fp8")
+def _count(value: Any) -> int:
+    count = int(value)
+    if count < 1:
+        raise ValueError(f"a size of {count}")
+    return count
+
+
+def _stored_block(settings: dict[str, Any]) -> Block:
+    """FP8: (outputs, inputs) as stated. AWQ and GPTQ pack zero points of neighbouring outputs into a 32-bit word."""
+    if blocks := settings.get("weight_block_size"):
+        outputs, inputs = blocks
+        return Block(_count(inputs), _count(outputs))
+    group = max(1, int(settings.get("group_size") or settings.get("q_group_size") or 1))
+    if _method(settings) not in {"awq", "gptq"}:
+        return Block(group)
+    return Block(group, max(1, _PACKED_BITS // _count(settings.get("bits") or settings.get("w_bit") or 4)))
+
+
+def _method(settings: dict[str, Any]) -> str:
+    return str(settings.get("quant_method", "")).lower()
+
+
+def _from_config(config: dict[str, Any], name: str) -> ModelShape:
+    if config.get("text_config"):
+        raise ValueError("models with more than text are not planned")
+    kind = str(config.get("model_type", ""))
+    return ModelShape(
+        **vars(decoder_sizes(config)),
+        name=name,
+        hidden_size=_count(config["hidden_size"]),
+        qkv_bias=bool(config.get("attention_bias") or config.get("qkv_bias") or kind == "qwen2"),
+        qk_norm=kind == "qwen3",
+        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        quantization=_stored_format(config.get("quantization_config") or {}),
+    )
+
+
+def _stored_format(settings: dict[str, Any]) -> Quantization:
+    known = {"awq": Quantization.AWQ, "fp8": Quantization.FP8}
+    if settings and _method(settings) not in known:
+        raise ValueError(f"quantisation {_method(settings)!r} is not planned; known are awq and fp8")
+    return known[_method(settings)] if settings else Quantization.BF16
 
 
 _HEADER_LIMIT_BYTES = 256 * 1024 * 1024

@@ -1,7 +1,10 @@
 """How a model splits over GPUs: vLLM's rules, padding by zero heads, bytes per GPU, sequences, decode bound.
 
 Pure arithmetic on shapes. vLLM checks only the query heads before it starts; the other rules are assertions inside
-its workers, so that a configuration which breaks them dies after minutes without a word for people.
+its workers, so that a configuration which breaks them dies after minutes without a word for people. The rules are
+those of vLLM 0.32 for dense decoders: QKVParallelLinear (heads), Attention (query heads per KV head),
+RowParallelLinear and MergedColumnParallelLinear (intermediate size), VocabParallelEmbedding (padded vocabulary),
+MarlinLinearKernel (whole groups of 4-bit weights; odd widths it pads itself), validate_fp8_block_shape.
 """
 
 from __future__ import annotations
@@ -10,14 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from serving.model_shapes import ModelShape, Quantization
+from serving.model_shapes import DecoderSizes, ModelShape
 
 VOCAB_MULTIPLE = 64
 """vLLM rounds the vocabulary up to this before it divides it by the tensor parallel size."""
-MARLIN_OUTPUT_MULTIPLE = 64
-"""Output columns per GPU that the 4-bit kernels need."""
-MARLIN_INPUT_MULTIPLE = 128
-"""Input rows per GPU that the 4-bit kernels need."""
 LLM_SERVICE_PADS_HEADS = False
 """Whether our LLM service appends zero heads by itself; its preflight refuses layouts that need them otherwise."""
 KV_ELEMENT_BYTES = 2
@@ -75,44 +74,63 @@ def padded(shape: ModelShape, padding: HeadPadding | None) -> ModelShape:
 
 
 def check(shape: ModelShape, tensor_parallel: int, pipeline_parallel: int = 1) -> Verdict:
-    """Applies vLLM's rules to a layout, with zero heads appended where only the heads stand in the way."""
-    faults: list[str] = []
-    if shape.query_heads % shape.kv_heads:
-        faults.append(f"{shape.query_heads} query heads are no multiple of {shape.kv_heads} KV heads")
-    if shape.layers < pipeline_parallel:
-        faults.append(f"{shape.layers} layers cannot fill {pipeline_parallel} pipeline stages")
-    padding = None if faults else pad_heads(shape.query_heads, shape.kv_heads, tensor_parallel)
-    if shape.intermediate_size % tensor_parallel:
+    """Applies `find_faults` to a layout, with zero heads appended where only the heads stand in the way."""
+    has_groups = shape.query_heads % shape.kv_heads == 0
+    padding = pad_heads(shape.query_heads, shape.kv_heads, tensor_parallel) if has_groups else None
+    return Verdict(tuple(find_faults(padded(shape, padding), tensor_parallel, pipeline_parallel)), padding)
+
+
+def find_faults(sizes: DecoderSizes, tensor_parallel: int, pipeline_parallel: int = 1) -> list[str]:
+    """The rules of vLLM that a layout breaks, with numbers; empty when the model runs as it is."""
+    faults = _head_faults(sizes, tensor_parallel)
+    if sizes.intermediate_size % tensor_parallel:
         faults.append(
-            f"intermediate size {shape.intermediate_size} is not divisible by {tensor_parallel} "
-            f"(the next that is: {_next_multiple(shape.intermediate_size, tensor_parallel)})"
+            f"the intermediate size {sizes.intermediate_size} does not divide by {tensor_parallel} "
+            f"(the next that does: {_next_multiple(sizes.intermediate_size, tensor_parallel)})"
         )
-    vocab = _next_multiple(shape.vocab_size, VOCAB_MULTIPLE)
+    vocab = _next_multiple(sizes.vocab_size, VOCAB_MULTIPLE)
     if vocab % tensor_parallel:
-        faults.append(f"vocabulary {vocab} (padded to {VOCAB_MULTIPLE}) is not divisible by {tensor_parallel}")
+        faults.append(f"the vocabulary of {sizes.vocab_size}, padded to {vocab}, does not divide by {tensor_parallel}")
     if not faults and tensor_parallel > 1:
-        faults += _group_faults(padded(shape, padding), tensor_parallel)
-    return Verdict(tuple(faults), padding)
-
-
-def _group_faults(shape: ModelShape, tensor_parallel: int) -> list[str]:
-    """Whole quantisation groups and kernel tiles per GPU."""
-    if shape.quantization is Quantization.BF16 or not shape.group_size:
-        return []
-    attention = shape.query_heads * shape.head_dim // tensor_parallel
-    inner = shape.intermediate_size // tensor_parallel
-    is_awq = shape.quantization is Quantization.AWQ
-    faults = []
-    step = math.lcm(shape.group_size, MARLIN_INPUT_MULTIPLE) if is_awq else shape.group_size
-    for name, rows in (("attention output", attention), ("down projection", inner)):
-        if rows % step:
-            faults.append(f"{name}: {rows} inputs per GPU are no multiple of {step} ({shape.quantization} groups)")
-    kv = max(1, shape.kv_heads // tensor_parallel) * shape.head_dim
-    step = MARLIN_OUTPUT_MULTIPLE if is_awq else shape.group_size
-    for name, columns in (("query", attention), ("key and value", kv), ("gate and up", inner)):
-        if columns % step:
-            faults.append(f"{name}: {columns} outputs per GPU are no multiple of {step} ({shape.quantization})")
+        faults += _block_faults(sizes, tensor_parallel)
+    if sizes.layers < pipeline_parallel:
+        faults.append(f"{sizes.layers} layers are fewer than {pipeline_parallel} pipeline stages")
     return faults
+
+
+def _head_faults(sizes: DecoderSizes, tensor_parallel: int) -> list[str]:
+    faults = []
+    if sizes.query_heads % sizes.kv_heads:
+        faults.append(f"{sizes.query_heads} attention heads are no multiple of {sizes.kv_heads} KV heads")
+    if sizes.query_heads % tensor_parallel:
+        faults.append(f"{sizes.query_heads} attention heads do not divide by {tensor_parallel}")
+    if not kv_heads_divide(sizes.kv_heads, tensor_parallel):
+        faults.append(f"{sizes.kv_heads} KV heads neither divide by {tensor_parallel} nor divide {tensor_parallel}")
+    return faults
+
+
+def _block_faults(sizes: DecoderSizes, tensor_parallel: int) -> list[str]:
+    """Whole quantisation blocks on each rank: of row-parallel weights' inputs, of column-parallel weights' outputs.
+
+    Outputs that part an FP8 block pass vLLM's own check, and each rank but the first then loads its neighbour's
+    scales; widths that part a packed word are rounded down.
+    """
+    attention = sizes.query_heads * sizes.head_dim // tensor_parallel
+    kv = max(1, sizes.kv_heads // tensor_parallel) * sizes.head_dim
+    inner = sizes.intermediate_size // tensor_parallel
+    widths = [
+        ("attention output", attention, sizes.block.inputs),
+        ("intermediate size", inner, sizes.block.inputs),
+        ("query", attention, sizes.block.outputs),
+        ("key and value", kv, sizes.block.outputs),
+        ("intermediate size", inner, sizes.block.outputs),
+    ]
+    faults = [
+        f"the {name} of each rank, {width}, is not whole quantisation blocks of {block}"
+        for name, width, block in widths
+        if width % block
+    ]
+    return list(dict.fromkeys(faults))
 
 
 def _next_multiple(value: int, step: int) -> int:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llm_service.config import LlmConfig
-from llm_service.preflight import Layout, ModelShape, check_layout, layout_faults, nearest_layouts
+from llm_service.preflight import Layout, check_layout, layout_faults, nearest_layouts
 from serving.errors import MaifsError, Reason
+from serving.model_shapes import Block, DecoderSizes, decoder_sizes
 
-QWEN_32B = ModelShape(64, 40, 8, 128, 27648, 152064)
-QWEN_7B = ModelShape(28, 28, 4, 128, 18944, 152064)
-LLAMA_8B = ModelShape(32, 32, 8, 128, 14336, 128256)
-SMOLLM = ModelShape(30, 9, 3, 64, 1536, 49152)
+QWEN_32B = DecoderSizes(64, 40, 8, 128, 27648, 152064)
+QWEN_7B = DecoderSizes(28, 28, 4, 128, 18944, 152064)
+LLAMA_8B = DecoderSizes(32, 32, 8, 128, 14336, 128256)
+SMOLLM = DecoderSizes(30, 9, 3, 64, 1536, 49152)
 
 
 @pytest.mark.parametrize(
@@ -25,11 +27,11 @@ SMOLLM = ModelShape(30, 9, 3, 64, 1536, 49152)
         (QWEN_7B, {1, 2, 4}),
         (LLAMA_8B, {1, 2, 4, 8}),
         (SMOLLM, {1, 3}),
-        (replace(QWEN_32B, quantization_group_size=128), {1, 2, 4, 8}),
-        (replace(QWEN_7B, quantization_group_size=128), {1, 2, 4}),
+        (replace(QWEN_32B, block=Block(128, 8)), {1, 2, 4, 8}),
+        (replace(QWEN_7B, block=Block(128, 8)), {1, 2, 4}),
     ],
 )
-def test_tensor_parallel_sizes_that_run(shape: ModelShape, running: set[int]) -> None:
+def test_tensor_parallel_sizes_that_run(shape: DecoderSizes, running: set[int]) -> None:
     assert {tp for tp in range(1, 9) if not layout_faults(shape, Layout(tp, 1))} == running
 
 
@@ -37,27 +39,34 @@ def test_refusal_names_every_rule_with_numbers() -> None:
     assert layout_faults(QWEN_7B, Layout(3, 1)) == [
         "28 attention heads do not divide by 3",
         "4 KV heads neither divide by 3 nor divide 3",
-        "the intermediate size 18944 does not divide by 3",
+        "the intermediate size 18944 does not divide by 3 (the next that does: 18945)",
     ]
 
 
 def test_kv_heads_may_be_repeated_over_more_ranks() -> None:
-    assert layout_faults(ModelShape(2, 16, 2, 64, 1024, 64), Layout(8, 1)) == []
-    assert any("KV heads" in fault for fault in layout_faults(ModelShape(2, 12, 4, 64, 1536, 192), Layout(6, 1)))
+    assert layout_faults(DecoderSizes(2, 16, 2, 64, 1024, 64), Layout(8, 1)) == []
+    assert any("KV heads" in fault for fault in layout_faults(DecoderSizes(2, 12, 4, 64, 1536, 192), Layout(6, 1)))
 
 
 def test_vocabulary_counts_with_its_padding() -> None:
-    shape = ModelShape(2, 6, 3, 64, 1536, 49000)
+    shape = DecoderSizes(2, 6, 3, 64, 1536, 49000)
     assert layout_faults(shape, Layout(3, 1)) == ["the vocabulary of 49000, padded to 49024, does not divide by 3"]
 
 
-def test_shards_hold_whole_groups_and_blocks() -> None:
-    grouped = ModelShape(2, 6, 6, 64, 1152, 384, quantization_group_size=128)
-    assert layout_faults(grouped, Layout(2, 1)) == [
-        "the attention output of each rank, 192, is not whole groups of 128",
-        "the intermediate size of each rank, 576, is not whole groups of 128",
+def test_query_heads_are_a_multiple_of_the_kv_heads() -> None:
+    assert layout_faults(DecoderSizes(2, 6, 4, 64, 1536, 192), Layout(1, 1)) == [
+        "6 attention heads are no multiple of 4 KV heads"
     ]
-    blocked = replace(grouped, quantization_group_size=0, block_sizes=(128, 128))
+
+
+def test_shards_hold_whole_groups_and_blocks() -> None:
+    grouped = DecoderSizes(2, 6, 6, 64, 1152, 384, Block(128, 8))
+    assert layout_faults(grouped, Layout(2, 1)) == [
+        "the attention output of each rank, 192, is not whole quantisation blocks of 128",
+        "the intermediate size of each rank, 576, is not whole quantisation blocks of 128",
+    ]
+    assert layout_faults(replace(grouped, block=Block(64, 8)), Layout(2, 1)) == []
+    blocked = replace(grouped, block=Block(128, 128))
     assert len(layout_faults(blocked, Layout(2, 1))) == 4
     assert layout_faults(blocked, Layout(1, 2)) == []
 
@@ -67,22 +76,64 @@ def test_nearest_layouts_use_no_more_devices_than_wanted() -> None:
     assert nearest_layouts(SMOLLM, Layout(2, 1)) == [Layout(1, 2), Layout(1, 1), Layout(3, 1)]
 
 
-def test_models_of_another_kind_are_left_to_the_engine() -> None:
-    assert ModelShape.from_config({"num_attention_heads": 8}) is None
-    assert ModelShape.from_config({"num_experts": 4}) is None
+CONFIG: dict[str, Any] = {
+    "num_hidden_layers": 64,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "hidden_size": 5120,
+    "intermediate_size": 27648,
+    "vocab_size": 152064,
+}
+
+
+def directory(folder: Path, table: dict[str, Any], tensor_parallel_size: int) -> LlmConfig:
+    (folder / "config.json").write_text(json.dumps(table))
+    return replace(LlmConfig(), model=str(folder), tensor_parallel_size=tensor_parallel_size)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"num_attention_heads": 8},
+        CONFIG | {"num_experts": 4},
+        CONFIG | {"num_attention_heads": 0},
+        CONFIG | {"quantization_config": "none"},
+    ],
+)
+def test_models_of_another_kind_are_left_to_the_engine(tmp_path: Path, table: dict[str, Any]) -> None:
+    check_layout(directory(tmp_path, table, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "block"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, Block(128, 8)),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, Block(1, 4)),
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64}, Block(64, 8)),
+        ({"quant_method": "fp8", "weight_block_size": [64, 128]}, Block(inputs=128, outputs=64)),
+        ({"quant_method": "fp8"}, Block()),
+        ({"quant_method": "compressed-tensors"}, Block()),
+        ({"quant_method": "hqq", "group_size": 64}, Block(64)),
+    ],
+)
+def test_block_of_a_stored_format(settings: dict[str, Any], block: Block) -> None:
+    assert decoder_sizes(CONFIG | {"quantization_config": settings}).block == block
+
+
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes"])
+def test_formats_that_are_not_planned_are_checked_too(tmp_path: Path, method: str) -> None:
+    table = CONFIG | {"intermediate_size": 27712, "quantization_config": {"quant_method": method, "group_size": 128}}
+    with pytest.raises(MaifsError, match=r"intermediate size of each rank, 13856, is not whole .* of 128"):
+        check_layout(directory(tmp_path, table, 2))
+
+
+def test_text_part_of_a_larger_model_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(MaifsError, match="40 attention heads"):
+        check_layout(directory(tmp_path, {"model_type": "large", "text_config": CONFIG}, 3))
 
 
 def test_directory_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
-    sizes = {
-        "num_hidden_layers": 64,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 8,
-        "hidden_size": 5120,
-        "intermediate_size": 27648,
-        "vocab_size": 152064,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(sizes))
-    config = replace(LlmConfig(), model=str(tmp_path), tensor_parallel_size=3)
+    config = directory(tmp_path, CONFIG, 3)
     with pytest.raises(MaifsError, match=r"40 attention heads.*8 KV heads.*pipeline_parallel_size = 3") as caught:
         check_layout(config)
     assert caught.value.reason is Reason.MODEL_UNUSABLE

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_service.preflight import Layout, ModelShape, layout_faults
+from llm_service.preflight import Layout, layout_faults
+from serving.model_shapes import decoder_sizes
 from tests.model import prepared_model
 
 HEADS = [(40, 8), (28, 4), (32, 8), (9, 3), (14, 2), (12, 2), (64, 8), (16, 16), (24, 8), (15, 5), (6, 3)]
@@ -29,8 +30,7 @@ def test_preflight_agrees_with_vllm_on_heads(tmp_path: Path, monkeypatch: pytest
         sizes = {"hidden_size": heads * 64, "intermediate_size": 2304, "vocab_size": 49152}
         table = base | sizes | {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
         (tmp_path / "config.json").write_text(json.dumps(table))
-        shape = ModelShape.from_config(table)
-        assert shape
+        shape = decoder_sizes(table)
         model = ModelConfig(model=str(tmp_path), max_model_len=1024)
         for tp in range(1, 5):
             parallel = ParallelConfig(tensor_parallel_size=tp, distributed_executor_backend="mp")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import MaifsError, Reason
-from serving.model_shapes import KNOWN, Quantization, find_shape, read_shape
+from serving.model_shapes import KNOWN, Block, Quantization, find_shape, read_shape
 from serving.sharding import (
     HeadPadding,
     check,
@@ -137,10 +137,14 @@ def attention(x: np.ndarray, wq: np.ndarray, wk: np.ndarray, wv: np.ndarray, wo:
 @pytest.mark.parametrize(
     ("model", "tp", "part"),
     [
-        ("Qwen3-32B", 3, "vocabulary 151936"),
+        ("Qwen3-32B", 3, "vocabulary of 151936"),
         ("Qwen3-32B", 3, "intermediate size 25600"),
-        ("Qwen2.5-7B-Instruct", 3, "the next that is: 18945"),
-        ("Qwen2.5-14B-Instruct-AWQ", 8, "1728 inputs per GPU are no multiple of 128"),
+        ("Qwen2.5-7B-Instruct", 3, "the next that does: 18945"),
+        (
+            "Qwen2.5-14B-Instruct-AWQ",
+            8,
+            "1728, is not whole quantisation blocks of 128",
+        ),
     ],
 )
 def test_what_padding_of_heads_does_not_mend_is_named(model: str, tp: int, part: str) -> None:
@@ -213,11 +217,17 @@ def test_a_directory_s_weights_are_counted_from_its_files(tmp_path: Path) -> Non
 def test_a_stored_quantisation_is_read_from_the_configuration(tmp_path: Path) -> None:
     awq = {"quant_method": "awq", "group_size": 64, "bits": 4}
     shape = read_shape(write_model(tmp_path, quantization_config=awq))
-    assert (shape.quantization, shape.group_size) == (Quantization.AWQ, 64)
+    assert (shape.quantization, shape.block) == (Quantization.AWQ, Block(inputs=64, outputs=8))
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_experts": 8}, {"hidden_size": None}, {"quantization_config": {"quant_method": "gptq"}}]
+    "changes",
+    [
+        {"num_experts": 8},
+        {"hidden_size": None},
+        {"quantization_config": {"quant_method": "gptq"}},
+        {"text_config": {"x": 1}},
+    ],
 )
 def test_a_model_that_cannot_be_planned_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(MaifsError) as caught:
