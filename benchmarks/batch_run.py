@@ -60,7 +60,9 @@ def _name(command: list[str]) -> str:
     line = " ".join(command)
     if "coordinator-cli" in line or "coordinator.cli" in line:
         return "coordinator-cli"
-    return next((name for key, name in SERVICES.items() if key in line), "coordinator-service")
+    found = next((name for key, name in SERVICES.items() if key in line), "")
+    # Before the engine names itself it is an anonymous child of the llm-service.
+    return found or ("coordinator-service" if "coordinator.attached" in line else "other children, starting")
 
 
 def run(pictures: list[Path], *, use_llm: bool) -> tuple[list[dict[str, Any]], float, MemoryWatch, int, str]:
