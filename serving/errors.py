@@ -28,7 +28,6 @@ class Reason(enum.StrEnum):
 
     EMPTY_FILE = "EMPTY_FILE"
     NOT_AN_IMAGE = "NOT_AN_IMAGE"
-    UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
     CORRUPT_IMAGE = "CORRUPT_IMAGE"
     IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
     TOO_MANY_PIXELS = "TOO_MANY_PIXELS"
@@ -74,7 +73,6 @@ class Reason(enum.StrEnum):
 _SURFACES: dict[Reason, tuple[grpc.StatusCode, ExitCode]] = {
     Reason.EMPTY_FILE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.NOT_AN_IMAGE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
-    Reason.UNSUPPORTED_FORMAT: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.CORRUPT_IMAGE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.IMAGE_TOO_LARGE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.TOO_MANY_PIXELS: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LANGUAGES = ("en", "ko")
+from coordinator.config import LANGUAGES
 
 _LABELS: dict[str, tuple[str, str]] = {
     "verdict.authentic": ("Authentic", "원본"),

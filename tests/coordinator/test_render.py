@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from coordinator.config import LANGUAGES
 from coordinator.render import html as html_module
 from coordinator.render.document import FUSED_MAP, heat_maps, report_document, to_json
 from coordinator.render.html import IndexEntry, render_index, render_report
-from coordinator.render.labels import _LABELS, LANGUAGES, Labels
+from coordinator.render.labels import _LABELS, Labels
 from coordinator.render.phrases import percent, printable, title_of_test, weight_phrases
 from coordinator.render.picture import PREVIEW_SIDE_PX, load_preview, overlay
 from coordinator.render.schema import ErrorDocument, ReportDocument
