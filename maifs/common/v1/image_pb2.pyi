@@ -138,14 +138,21 @@ class ItemAccepted(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     QUEUE_POSITION_COUNT_FIELD_NUMBER: builtins.int
+    CREDIT_ITEMS_COUNT_FIELD_NUMBER: builtins.int
     queue_position_count: builtins.int
     """Items of this stream that wait before this one, at the moment of acceptance. 0: analysis starts at once."""
+    credit_items_count: builtins.int
+    """Credit: items that this stream may begin beside those that are open, at this moment. Each terminal event of an item
+    gives one back. A client that begins no more than that is never refused with TOO_MANY_OPEN_ITEMS. 0 on a call
+    that takes a single item.
+    """
     def __init__(
         self,
         *,
         queue_position_count: builtins.int = ...,
+        credit_items_count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["queue_position_count", b"queue_position_count"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["credit_items_count", b"credit_items_count", "queue_position_count", b"queue_position_count"]) -> None: ...
 
 Global___ItemAccepted: typing_extensions.TypeAlias = ItemAccepted
 

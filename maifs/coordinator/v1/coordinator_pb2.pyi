@@ -23,6 +23,30 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PriorityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Taken as PRIORITY_INTERACTIVE."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer."""
+    PRIORITY_BATCH: _Priority.ValueType  # 2
+    """After those that somebody waits for; every eighth turn is theirs all the same."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Who waits for whom. Within a priority the clients take turns."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Taken as PRIORITY_INTERACTIVE."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer."""
+PRIORITY_BATCH: Priority.ValueType  # 2
+"""After those that somebody waits for; every eighth turn is theirs all the same."""
+Global___Priority: typing_extensions.TypeAlias = Priority
+
 class _BackendState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -39,6 +63,8 @@ class _BackendStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """It does not answer."""
     BACKEND_STATE_DISABLED: _BackendState.ValueType  # 4
     """Not configured."""
+    BACKEND_STATE_SUSPENDED: _BackendState.ValueType  # 5
+    """It answers, but calls to it failed or timed out: it gets no work until a probe of it has passed."""
 
 class BackendState(_BackendState, metaclass=_BackendStateEnumTypeWrapper):
     """Whether a backend can be used."""
@@ -53,6 +79,8 @@ BACKEND_STATE_UNREACHABLE: BackendState.ValueType  # 3
 """It does not answer."""
 BACKEND_STATE_DISABLED: BackendState.ValueType  # 4
 """Not configured."""
+BACKEND_STATE_SUSPENDED: BackendState.ValueType  # 5
+"""It answers, but calls to it failed or timed out: it gets no work until a probe of it has passed."""
 Global___BackendState: typing_extensions.TypeAlias = BackendState
 
 @typing.final
@@ -65,6 +93,8 @@ class AnalyzeOptions(google.protobuf.message.Message):
     LLM_TIMEOUT_SECONDS_FIELD_NUMBER: builtins.int
     LLM_WAIT_SECONDS_FIELD_NUMBER: builtins.int
     LANGUAGE_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    SKIP_CACHE_FIELD_NUMBER: builtins.int
     skip_llm: builtins.bool
     """Leave the language model out; the rules write the explanation."""
     llm_timeout_seconds: builtins.float
@@ -75,6 +105,10 @@ class AnalyzeOptions(google.protobuf.message.Message):
     """
     language: builtins.str
     """Language of the explanation, "en" or "ko"; empty takes the service's setting."""
+    priority: Global___Priority.ValueType
+    """Whose turn it is when pictures wait."""
+    skip_cache: builtins.bool
+    """Analyse again even when the report of an earlier request would do; the new report takes its place."""
     def __init__(
         self,
         *,
@@ -82,8 +116,10 @@ class AnalyzeOptions(google.protobuf.message.Message):
         llm_timeout_seconds: builtins.float = ...,
         llm_wait_seconds: builtins.float = ...,
         language: builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
+        skip_cache: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["language", b"language", "llm_timeout_seconds", b"llm_timeout_seconds", "llm_wait_seconds", b"llm_wait_seconds", "skip_llm", b"skip_llm"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["language", b"language", "llm_timeout_seconds", b"llm_timeout_seconds", "llm_wait_seconds", b"llm_wait_seconds", "priority", b"priority", "skip_cache", b"skip_cache", "skip_llm", b"skip_llm"]) -> None: ...
 
 Global___AnalyzeOptions: typing_extensions.TypeAlias = AnalyzeOptions
 
@@ -292,7 +328,7 @@ Global___GetStatusRequest: typing_extensions.TypeAlias = GetStatusRequest
 
 @typing.final
 class BackendStatus(google.protobuf.message.Message):
-    """One backend."""
+    """One backend; a service at several addresses has one entry for each."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -302,6 +338,8 @@ class BackendStatus(google.protobuf.message.Message):
     DESCRIPTION_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     DEVICES_FIELD_NUMBER: builtins.int
+    OPEN_CALLS_COUNT_FIELD_NUMBER: builtins.int
+    MAX_OPEN_CALLS_COUNT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """"vision" or "llm"."""
     address: builtins.str
@@ -312,6 +350,10 @@ class BackendStatus(google.protobuf.message.Message):
     """What it runs: the device and tool versions, or the model and its layout. Empty when unreachable."""
     reason: builtins.str
     """Why it cannot be used; empty when it can."""
+    open_calls_count: builtins.int
+    """Calls of this coordinator that it is working on."""
+    max_open_calls_count: builtins.int
+    """Most calls that this coordinator gives it at a time."""
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Devices it uses: "cpu" or "cuda:0 <name> <uuid>"."""
@@ -325,10 +367,42 @@ class BackendStatus(google.protobuf.message.Message):
         description: builtins.str = ...,
         reason: builtins.str = ...,
         devices: collections.abc.Iterable[builtins.str] | None = ...,
+        open_calls_count: builtins.int = ...,
+        max_open_calls_count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "description", b"description", "devices", b"devices", "name", b"name", "reason", b"reason", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "description", b"description", "devices", b"devices", "max_open_calls_count", b"max_open_calls_count", "name", b"name", "open_calls_count", b"open_calls_count", "reason", b"reason", "state", b"state"]) -> None: ...
 
 Global___BackendStatus: typing_extensions.TypeAlias = BackendStatus
+
+@typing.final
+class CacheStatus(google.protobuf.message.Message):
+    """Reports kept for files that come again."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPORTS_COUNT_FIELD_NUMBER: builtins.int
+    HELD_BYTES_FIELD_NUMBER: builtins.int
+    MAX_HELD_BYTES_FIELD_NUMBER: builtins.int
+    HITS_COUNT_FIELD_NUMBER: builtins.int
+    reports_count: builtins.int
+    """Reports kept."""
+    held_bytes: builtins.int
+    """Bytes of them."""
+    max_held_bytes: builtins.int
+    """Most bytes; 0: the cache is off."""
+    hits_count: builtins.int
+    """Pictures answered from it since the start."""
+    def __init__(
+        self,
+        *,
+        reports_count: builtins.int = ...,
+        held_bytes: builtins.int = ...,
+        max_held_bytes: builtins.int = ...,
+        hits_count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["held_bytes", b"held_bytes", "hits_count", b"hits_count", "max_held_bytes", b"max_held_bytes", "reports_count", b"reports_count"]) -> None: ...
+
+Global___CacheStatus: typing_extensions.TypeAlias = CacheStatus
 
 @typing.final
 class CoordinatorLimits(google.protobuf.message.Message):
@@ -370,6 +444,8 @@ class GetStatusResponse(google.protobuf.message.Message):
     LIMITS_FIELD_NUMBER: builtins.int
     SERVICE_VERSION_FIELD_NUMBER: builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: builtins.int
+    WAITING_ITEMS_COUNT_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     open_items_count: builtins.int
     """Items admitted and not yet ended."""
     held_bytes: builtins.int
@@ -382,6 +458,8 @@ class GetStatusResponse(google.protobuf.message.Message):
     """Version of the service."""
     uptime_seconds: builtins.float
     """Seconds since the start."""
+    waiting_items_count: builtins.int
+    """Pictures that wait for their turn at the vision service."""
     @property
     def backends(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BackendStatus]:
         """Backends."""
@@ -389,6 +467,10 @@ class GetStatusResponse(google.protobuf.message.Message):
     @property
     def limits(self) -> Global___CoordinatorLimits:
         """Limits."""
+
+    @property
+    def cache(self) -> Global___CacheStatus:
+        """The cache of reports."""
 
     def __init__(
         self,
@@ -401,8 +483,10 @@ class GetStatusResponse(google.protobuf.message.Message):
         limits: Global___CoordinatorLimits | None = ...,
         service_version: builtins.str = ...,
         uptime_seconds: builtins.float = ...,
+        waiting_items_count: builtins.int = ...,
+        cache: Global___CacheStatus | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["limits", b"limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backends", b"backends", "completed_items_count", b"completed_items_count", "failed_items_count", b"failed_items_count", "held_bytes", b"held_bytes", "limits", b"limits", "open_items_count", b"open_items_count", "service_version", b"service_version", "uptime_seconds", b"uptime_seconds"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["cache", b"cache", "limits", b"limits"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backends", b"backends", "cache", b"cache", "completed_items_count", b"completed_items_count", "failed_items_count", b"failed_items_count", "held_bytes", b"held_bytes", "limits", b"limits", "open_items_count", b"open_items_count", "service_version", b"service_version", "uptime_seconds", b"uptime_seconds", "waiting_items_count", b"waiting_items_count"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse

@@ -271,6 +271,31 @@ class DroppedSentence(google.protobuf.message.Message):
 Global___DroppedSentence: typing_extensions.TypeAlias = DroppedSentence
 
 @typing.final
+class FromCache(google.protobuf.message.Message):
+    """That a report was made for an earlier request."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERVE_TIME_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Identifier of the request that it answers now."""
+    @property
+    def serve_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was taken from the cache (UTC)."""
+
+    def __init__(
+        self,
+        *,
+        serve_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["serve_time", b"serve_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "serve_time", b"serve_time"]) -> None: ...
+
+Global___FromCache: typing_extensions.TypeAlias = FromCache
+
+@typing.final
 class Report(google.protobuf.message.Message):
     """Everything about one picture."""
 
@@ -291,6 +316,7 @@ class Report(google.protobuf.message.Message):
     SERVICE_VERSION_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     FUSED_HEAT_MAP_FIELD_NUMBER: builtins.int
+    FROM_CACHE_FIELD_NUMBER: builtins.int
     file_name: builtins.str
     """File name as the client gave it, for display only; untrusted text."""
     verdict: maifs.common.v1.finding_pb2.Verdict.ValueType
@@ -341,6 +367,12 @@ class Report(google.protobuf.message.Message):
     def fused_heat_map(self) -> maifs.common.v1.finding_pb2.HeatMap:
         """One map over the picture made of the tools' maps; absent when no test made a map that counts."""
 
+    @property
+    def from_cache(self) -> Global___FromCache:
+        """Set when the report was made for an earlier request with the same file and options. Everything else is as it was
+        then, create_time, timings and request_id included; file_name is this request's.
+        """
+
     def __init__(
         self,
         *,
@@ -359,8 +391,9 @@ class Report(google.protobuf.message.Message):
         service_version: builtins.str = ...,
         request_id: builtins.str = ...,
         fused_heat_map: maifs.common.v1.finding_pb2.HeatMap | None = ...,
+        from_cache: Global___FromCache | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "posterior", b"posterior"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "file_name", b"file_name", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "posterior", b"posterior", "probability", b"probability", "request_id", b"request_id", "service_version", b"service_version", "timings", b"timings", "tool_results", b"tool_results", "verdict", b"verdict", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "from_cache", b"from_cache", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "posterior", b"posterior"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "file_name", b"file_name", "from_cache", b"from_cache", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "posterior", b"posterior", "probability", b"probability", "request_id", b"request_id", "service_version", b"service_version", "timings", b"timings", "tool_results", b"tool_results", "verdict", b"verdict", "warnings", b"warnings"]) -> None: ...
 
 Global___Report: typing_extensions.TypeAlias = Report
