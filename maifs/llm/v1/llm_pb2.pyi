@@ -74,6 +74,24 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 Global___FinishReason: typing_extensions.TypeAlias = FinishReason
 
 @typing.final
+class ImagePart(google.protobuf.message.Message):
+    """A picture for a vision-language model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """The encoded file: JPEG, PNG or WebP. Never a path or a URL."""
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
+
+Global___ImagePart: typing_extensions.TypeAlias = ImagePart
+
+@typing.final
 class ChatMessage(google.protobuf.message.Message):
     """One message of a conversation."""
 
@@ -81,17 +99,25 @@ class ChatMessage(google.protobuf.message.Message):
 
     ROLE_FIELD_NUMBER: builtins.int
     CONTENT_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
     role: Global___Role.ValueType
     """Who speaks."""
     content: builtins.str
     """The text."""
+    @property
+    def images(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ImagePart]:
+        """Pictures, shown to the model before the text, at most limits.max_images_count in a request. A model that takes
+        text alone refuses them with IMAGES_NOT_SUPPORTED.
+        """
+
     def __init__(
         self,
         *,
         role: Global___Role.ValueType = ...,
         content: builtins.str = ...,
+        images: collections.abc.Iterable[Global___ImagePart] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["content", b"content", "role", b"role"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content", b"content", "images", b"images", "role", b"role"]) -> None: ...
 
 Global___ChatMessage: typing_extensions.TypeAlias = ChatMessage
 
@@ -109,6 +135,11 @@ class GenerateRequest(google.protobuf.message.Message):
     JSON_SCHEMA_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
+    CHOICES_FIELD_NUMBER: builtins.int
+    REGEX_FIELD_NUMBER: builtins.int
+    GRAMMAR_FIELD_NUMBER: builtins.int
+    TOP_LOGPROBS_COUNT_FIELD_NUMBER: builtins.int
+    ADAPTER_FIELD_NUMBER: builtins.int
     max_tokens_count: builtins.int
     """Most tokens to generate, 1..limits.max_output_tokens_count. 0 takes the service's default."""
     temperature: builtins.float
@@ -123,6 +154,16 @@ class GenerateRequest(google.protobuf.message.Message):
     """
     priority: builtins.int
     """Lower runs earlier among waiting requests; 0 is ordinary."""
+    regex: builtins.str
+    """Regular expression that the whole answer matches; empty means none."""
+    grammar: builtins.str
+    """Grammar that the answer follows, in EBNF (GBNF style, start rule `root`) or Lark; empty means none."""
+    top_logprobs_count: builtins.int
+    """Asks for the log-probability of every token and of this many of the likeliest at its place, 0..20; unset asks for
+    none. With it the stream may carry deltas without text.
+    """
+    adapter: builtins.str
+    """Name of a LoRA adapter that the service has loaded (GetModelInfo lists them); empty means the model alone."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The conversation, rendered with the model's own chat template. At least one message."""
@@ -130,6 +171,12 @@ class GenerateRequest(google.protobuf.message.Message):
     @property
     def stop(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Texts that end the answer when generated, not included in it; at most 8."""
+
+    @property
+    def choices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The answer is one of these texts, at most 256 of them. At most one of json_schema, choices, regex and grammar may
+        be given. What the grammar engine cannot take is refused with INVALID_CONSTRAINT.
+        """
 
     def __init__(
         self,
@@ -142,11 +189,18 @@ class GenerateRequest(google.protobuf.message.Message):
         json_schema: builtins.str = ...,
         priority: builtins.int = ...,
         stop: collections.abc.Iterable[builtins.str] | None = ...,
+        choices: collections.abc.Iterable[builtins.str] | None = ...,
+        regex: builtins.str = ...,
+        grammar: builtins.str = ...,
+        top_logprobs_count: builtins.int | None = ...,
+        adapter: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_seed", b"_seed", "_top_p", b"_top_p", "seed", b"seed", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_top_p", b"_top_p", "json_schema", b"json_schema", "max_tokens_count", b"max_tokens_count", "messages", b"messages", "priority", b"priority", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_seed", b"_seed", "_top_logprobs_count", b"_top_logprobs_count", "_top_p", b"_top_p", "seed", b"seed", "top_logprobs_count", b"top_logprobs_count", "top_p", b"top_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_top_logprobs_count", b"_top_logprobs_count", "_top_p", b"_top_p", "adapter", b"adapter", "choices", b"choices", "grammar", b"grammar", "json_schema", b"json_schema", "max_tokens_count", b"max_tokens_count", "messages", b"messages", "priority", b"priority", "regex", b"regex", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_logprobs_count", b"top_logprobs_count", "top_p", b"top_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_top_logprobs_count", b"_top_logprobs_count"]) -> typing.Literal["top_logprobs_count"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_top_p", b"_top_p"]) -> typing.Literal["top_p"] | None: ...
 
@@ -210,6 +264,59 @@ class GenerateFinish(google.protobuf.message.Message):
 Global___GenerateFinish: typing_extensions.TypeAlias = GenerateFinish
 
 @typing.final
+class TokenCandidate(google.protobuf.message.Message):
+    """A token and how likely it was."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    LOGPROB_FIELD_NUMBER: builtins.int
+    token_id: builtins.int
+    """Identifier in the model's vocabulary."""
+    text: builtins.str
+    """Its text; a token that is a part of a character reads U+FFFD."""
+    logprob: builtins.float
+    """Natural logarithm of its probability, before temperature and constraints."""
+    def __init__(
+        self,
+        *,
+        token_id: builtins.int = ...,
+        text: builtins.str = ...,
+        logprob: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["logprob", b"logprob", "text", b"text", "token_id", b"token_id"]) -> None: ...
+
+Global___TokenCandidate: typing_extensions.TypeAlias = TokenCandidate
+
+@typing.final
+class TokenLogprob(google.protobuf.message.Message):
+    """A token of the answer with its log-probability."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    TOP_FIELD_NUMBER: builtins.int
+    @property
+    def token(self) -> Global___TokenCandidate:
+        """The token that was generated."""
+
+    @property
+    def top(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TokenCandidate]:
+        """The likeliest tokens at this place, likeliest first."""
+
+    def __init__(
+        self,
+        *,
+        token: Global___TokenCandidate | None = ...,
+        top: collections.abc.Iterable[Global___TokenCandidate] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["token", b"token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["token", b"token", "top", b"top"]) -> None: ...
+
+Global___TokenLogprob: typing_extensions.TypeAlias = TokenLogprob
+
+@typing.final
 class GenerateResponse(google.protobuf.message.Message):
     """One step of a generation."""
 
@@ -217,20 +324,26 @@ class GenerateResponse(google.protobuf.message.Message):
 
     DELTA_FIELD_NUMBER: builtins.int
     FINISH_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     delta: builtins.str
     """More text."""
     @property
     def finish(self) -> Global___GenerateFinish:
         """The end; the last message of the stream."""
 
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """Tokens of this delta, only when top_logprobs_count was set. Text of a token may come with a later delta."""
+
     def __init__(
         self,
         *,
         delta: builtins.str = ...,
         finish: Global___GenerateFinish | None = ...,
+        logprobs: collections.abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["delta", b"delta", "event", b"event", "finish", b"finish"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["delta", b"delta", "event", b"event", "finish", b"finish"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delta", b"delta", "event", b"event", "finish", b"finish", "logprobs", b"logprobs"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["delta", "finish"] | None: ...
 
 Global___GenerateResponse: typing_extensions.TypeAlias = GenerateResponse
@@ -242,6 +355,9 @@ class WarmPrefixRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: builtins.int
+    ADAPTER_FIELD_NUMBER: builtins.int
+    adapter: builtins.str
+    """The adapter of those conversations; each adapter has a cache of its own."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The first messages of conversations to come."""
@@ -250,8 +366,9 @@ class WarmPrefixRequest(google.protobuf.message.Message):
         self,
         *,
         messages: collections.abc.Iterable[Global___ChatMessage] | None = ...,
+        adapter: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["messages", b"messages"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "messages", b"messages"]) -> None: ...
 
 Global___WarmPrefixRequest: typing_extensions.TypeAlias = WarmPrefixRequest
 
@@ -350,6 +467,7 @@ class LlmLimits(google.protobuf.message.Message):
     MAX_OUTPUT_TOKENS_COUNT_FIELD_NUMBER: builtins.int
     MAX_RUNNING_REQUESTS_COUNT_FIELD_NUMBER: builtins.int
     MAX_QUEUED_REQUESTS_COUNT_FIELD_NUMBER: builtins.int
+    MAX_IMAGES_COUNT_FIELD_NUMBER: builtins.int
     max_model_len_tokens_count: builtins.int
     """Longest prompt plus answer, in tokens."""
     max_output_tokens_count: builtins.int
@@ -358,6 +476,8 @@ class LlmLimits(google.protobuf.message.Message):
     """Requests that run in one batch."""
     max_queued_requests_count: builtins.int
     """Requests that may wait before new ones are refused with QUEUE_FULL."""
+    max_images_count: builtins.int
+    """Most pictures in one request; 0 when the model takes text alone."""
     def __init__(
         self,
         *,
@@ -365,8 +485,9 @@ class LlmLimits(google.protobuf.message.Message):
         max_output_tokens_count: builtins.int = ...,
         max_running_requests_count: builtins.int = ...,
         max_queued_requests_count: builtins.int = ...,
+        max_images_count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_model_len_tokens_count", b"max_model_len_tokens_count", "max_output_tokens_count", b"max_output_tokens_count", "max_queued_requests_count", b"max_queued_requests_count", "max_running_requests_count", b"max_running_requests_count"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_images_count", b"max_images_count", "max_model_len_tokens_count", b"max_model_len_tokens_count", "max_output_tokens_count", b"max_output_tokens_count", "max_queued_requests_count", b"max_queued_requests_count", "max_running_requests_count", b"max_running_requests_count"]) -> None: ...
 
 Global___LlmLimits: typing_extensions.TypeAlias = LlmLimits
 
@@ -379,20 +500,32 @@ class LlmLoad(google.protobuf.message.Message):
     ACTIVE_REQUESTS_COUNT_FIELD_NUMBER: builtins.int
     COMPLETED_REQUESTS_COUNT_FIELD_NUMBER: builtins.int
     OUTPUT_TOKENS_COUNT_FIELD_NUMBER: builtins.int
+    RUNNING_REQUESTS_COUNT_FIELD_NUMBER: builtins.int
+    WAITING_REQUESTS_COUNT_FIELD_NUMBER: builtins.int
+    KV_CACHE_USAGE_RATIO_FIELD_NUMBER: builtins.int
     active_requests_count: builtins.int
     """Requests admitted and not yet ended."""
     completed_requests_count: builtins.int
     """Requests completed since the start."""
     output_tokens_count: builtins.int
     """Tokens generated since the start."""
+    running_requests_count: builtins.int
+    """Requests in the engine's batch after its latest step."""
+    waiting_requests_count: builtins.int
+    """Requests that wait in the engine after its latest step."""
+    kv_cache_usage_ratio: builtins.float
+    """Share of the KV cache in use after the engine's latest step, 0..1."""
     def __init__(
         self,
         *,
         active_requests_count: builtins.int = ...,
         completed_requests_count: builtins.int = ...,
         output_tokens_count: builtins.int = ...,
+        running_requests_count: builtins.int = ...,
+        waiting_requests_count: builtins.int = ...,
+        kv_cache_usage_ratio: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["active_requests_count", b"active_requests_count", "completed_requests_count", b"completed_requests_count", "output_tokens_count", b"output_tokens_count"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["active_requests_count", b"active_requests_count", "completed_requests_count", b"completed_requests_count", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "output_tokens_count", b"output_tokens_count", "running_requests_count", b"running_requests_count", "waiting_requests_count", b"waiting_requests_count"]) -> None: ...
 
 Global___LlmLoad: typing_extensions.TypeAlias = LlmLoad
 
@@ -412,6 +545,7 @@ class GetModelInfoResponse(google.protobuf.message.Message):
     ENGINE_VERSION_FIELD_NUMBER: builtins.int
     SERVICE_VERSION_FIELD_NUMBER: builtins.int
     PREFIX_CACHING_FIELD_NUMBER: builtins.int
+    ADAPTERS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name or directory as configured."""
     architecture: builtins.str
@@ -438,6 +572,10 @@ class GetModelInfoResponse(google.protobuf.message.Message):
     def load(self) -> Global___LlmLoad:
         """Load."""
 
+    @property
+    def adapters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the LoRA adapters that are loaded."""
+
     def __init__(
         self,
         *,
@@ -451,8 +589,9 @@ class GetModelInfoResponse(google.protobuf.message.Message):
         engine_version: builtins.str = ...,
         service_version: builtins.str = ...,
         prefix_caching: builtins.bool = ...,
+        adapters: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["layout", b"layout", "limits", b"limits", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "dtype", b"dtype", "engine_version", b"engine_version", "layout", b"layout", "limits", b"limits", "load", b"load", "model", b"model", "prefix_caching", b"prefix_caching", "quantization", b"quantization", "service_version", b"service_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "architecture", b"architecture", "dtype", b"dtype", "engine_version", b"engine_version", "layout", b"layout", "limits", b"limits", "load", b"load", "model", b"model", "prefix_caching", b"prefix_caching", "quantization", b"quantization", "service_version", b"service_version"]) -> None: ...
 
 Global___GetModelInfoResponse: typing_extensions.TypeAlias = GetModelInfoResponse
