@@ -57,6 +57,12 @@ class Reason(enum.StrEnum):
     FILE_UNREADABLE = "FILE_UNREADABLE"
     NO_IMAGES = "NO_IMAGES"
     OUTPUT_UNWRITABLE = "OUTPUT_UNWRITABLE"
+    NO_JOURNAL = "NO_JOURNAL"
+    JOURNAL_UNUSABLE = "JOURNAL_UNUSABLE"
+    STORAGE_FULL = "STORAGE_FULL"
+    UNKNOWN_BATCH = "UNKNOWN_BATCH"
+    BATCH_MISMATCH = "BATCH_MISMATCH"
+    UNKNOWN_REPORT = "UNKNOWN_REPORT"
     INTERNAL = "INTERNAL"
 
     @property
@@ -102,6 +108,12 @@ _SURFACES: dict[Reason, tuple[grpc.StatusCode, ExitCode]] = {
     Reason.FILE_UNREADABLE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.NO_IMAGES: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.USAGE),
     Reason.OUTPUT_UNWRITABLE: (grpc.StatusCode.FAILED_PRECONDITION, ExitCode.USAGE),
+    Reason.NO_JOURNAL: (grpc.StatusCode.FAILED_PRECONDITION, ExitCode.USAGE),
+    Reason.JOURNAL_UNUSABLE: (grpc.StatusCode.FAILED_PRECONDITION, ExitCode.USAGE),
+    Reason.STORAGE_FULL: (grpc.StatusCode.RESOURCE_EXHAUSTED, ExitCode.ITEMS_FAILED),
+    Reason.UNKNOWN_BATCH: (grpc.StatusCode.NOT_FOUND, ExitCode.USAGE),
+    Reason.BATCH_MISMATCH: (grpc.StatusCode.FAILED_PRECONDITION, ExitCode.USAGE),
+    Reason.UNKNOWN_REPORT: (grpc.StatusCode.NOT_FOUND, ExitCode.USAGE),
     Reason.INTERNAL: (grpc.StatusCode.INTERNAL, ExitCode.INTERNAL),
 }
 
