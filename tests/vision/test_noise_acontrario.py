@@ -1,32 +1,10 @@
-"""The counting under the null hypothesis, against exact sums and simulation."""
+"""The counting under the null hypothesis, against simulation."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import pytest
 
 from vision_service.tools.noise import acontrario
-
-
-def exact_tail(k: int, n: int, p: float) -> float:
-    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
-
-
-@pytest.mark.parametrize(("k", "n", "p"), [(0, 10, 0.3), (3, 10, 0.3), (10, 10, 0.3), (40, 60, 0.5), (7, 900, 0.0062)])
-def test_binomial_tail_equals_the_exact_sum(k: int, n: int, p: float) -> None:
-    assert float(acontrario.log10_binomial_tail(k, n, p)) == pytest.approx(math.log10(exact_tail(k, n, p)), abs=1e-9)
-
-
-def test_binomial_tail_beyond_float_range_is_an_upper_bound() -> None:
-    value = float(acontrario.log10_binomial_tail(900, 1000, 1e-3))
-    exact = math.log10(math.comb(1000, 900)) + 900 * math.log10(1e-3) + 100 * math.log10(1 - 1e-3)
-    assert exact <= value <= exact + 4
-
-
-def test_binomial_tail_of_no_trials_is_certain() -> None:
-    assert float(acontrario.log10_binomial_tail(0, 0, 0.5)) == 0.0
 
 
 def test_a_solid_block_of_marks_is_found_with_its_box() -> None:

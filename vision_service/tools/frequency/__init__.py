@@ -13,7 +13,7 @@ from vision_service.tools.frequency import (
 
 TOOL = Tool(
     ToolName.FREQUENCY,
-    "0.1.0",
+    "0.2.0",
     (
         foreign_grid.TEST,
         double_jpeg.TEST,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vision_service.domain import MAX_REGIONS, HeatMap, Measurement, Observation, Outcome, Region, Test, not_applicable
-from vision_service.tools.frequency.binomial import log10_binomial_tail
+from vision_service.tools.binomial import log10_binomial_tail
 from vision_service.tools.frequency.block_dct import BLOCK
 from vision_service.tools.frequency.grid_votes import GRIDS, GridVotes, grid_votes, log10_tests
 
@@ -92,7 +92,7 @@ def _least_count(area_px: int, tests: int) -> int:
     """Fewest votes in a window that happen less than once by chance."""
     trials = area_px // GRIDS
     k = np.arange(trials + 2)
-    nfa = np.log10(tests) + log10_binomial_tail(trials, k, 1 / GRIDS)
+    nfa = np.log10(tests) + log10_binomial_tail(k, trials, 1 / GRIDS)
     return int(np.argmax(nfa < 0)) * GRIDS if (nfa < 0).any() else area_px + 1
 
 
@@ -109,7 +109,7 @@ def _grow(mask: npt.NDArray[np.bool_], grid: int, top: int, left: int, shape: tu
         member = (labels[y : y + height, x : x + width] == label) & mask[y : y + height, x : x + width]
         ys, xs = np.flatnonzero(member.any(1)), np.flatnonzero(member.any(0))
         member = member[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
-        nfa = tests + float(log10_binomial_tail(member.size // GRIDS, int(sizes[label]) // GRIDS, 1 / GRIDS))
+        nfa = tests + float(log10_binomial_tail(int(sizes[label]) // GRIDS, member.size // GRIDS, 1 / GRIDS))
         if nfa < 0:
             closed = cv2.morphologyEx(member.astype(np.uint8), cv2.MORPH_CLOSE, square).astype(bool)
             box = Region(left + x + int(xs[0]), top + y + int(ys[0]), member.shape[1], member.shape[0])
@@ -132,7 +132,7 @@ def _seen_elsewhere(votes: GridVotes, regions: list[GridRegion], grid: int) -> b
     if area < (1 - _LARGEST_SHARE) * outside.size:
         return True
     count = int((votes.votes[outside] == grid).sum())
-    tail = float(log10_binomial_tail(area // GRIDS, count // GRIDS, 1 / GRIDS))
+    tail = float(log10_binomial_tail(count // GRIDS, area // GRIDS, 1 / GRIDS))
     return bool(np.log10(GRIDS) + tail < _DETECT_LOG10_NFA)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vision_service.tools.frequency.binomial import log10_binomial_tail
+from vision_service.tools.binomial import log10_binomial_tail
 from vision_service.tools.frequency.block_dct import BLOCK, count_zeros
 from vision_service.tools.frequency.shared import once_per_picture
 
@@ -54,7 +54,7 @@ def grid_votes(substrate: Substrate) -> GridVotes | None:
     counts = np.bincount(votes.ravel(), minlength=NO_VOTE + 1)[:GRIDS].astype(np.int64)
     height, width = votes.shape
     trials = -(-height * width // GRIDS)
-    nfa = log10_tests(height, width) + log10_binomial_tail(trials, counts // GRIDS, 1 / GRIDS)
+    nfa = log10_tests(height, width) + log10_binomial_tail(counts // GRIDS, trials, 1 / GRIDS)
     return GridVotes(votes, counts, nfa)
 
 

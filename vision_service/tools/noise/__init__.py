@@ -7,4 +7,4 @@ from vision_service.tools.noise.low_noise_regions import LOW_NOISE_REGIONS
 from vision_service.tools.noise.prnu import PRNU
 from vision_service.tools.noise.residual_statistics import RESIDUAL_STATISTICS
 
-TOOL = Tool(ToolName.NOISE, "0.1.0", (LEVEL_MAP, LOW_NOISE_REGIONS, RESIDUAL_STATISTICS, CFA, PRNU))
+TOOL = Tool(ToolName.NOISE, "0.2.0", (LEVEL_MAP, LOW_NOISE_REGIONS, RESIDUAL_STATISTICS, CFA, PRNU))

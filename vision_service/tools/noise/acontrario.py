@@ -1,4 +1,4 @@
-"""A-contrario counting (Desolneux, Moisan, Morel 2000): binomial tails, regions of cells and their false alarms."""
+"""A-contrario counting (Desolneux, Moisan, Morel 2000): regions of cells and their false alarms."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import signal, special
+from scipy import signal
 
 from vision_service.domain import MAX_REGIONS, Region
+from vision_service.tools.binomial import log10_binomial_tail
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -20,37 +21,6 @@ SCORE_LIMIT = 30.0
 DETECTION_LOG10_NFA = -6.0
 """A region counts as detected below this log10 NFA. The model promises one false alarm in a million pictures there;
 its independence holds only nearly: the strongest of some 200 genuine photos reached -5 after recompression."""
-
-
-def log10_binomial_tail(successes: npt.ArrayLike, trials: npt.ArrayLike, probability: npt.ArrayLike) -> FloatArray:
-    """log10 P(Bin(n, p) >= k), for real k and n through the incomplete beta function.
-
-    Where the tail is below the smallest float, the Chernoff bound -n KL(k/n || p) stands for it, which is never
-    below the tail and so never makes a detection stronger than it is.
-
-    Args:
-        successes: k, any shape; k <= 0 gives 0 (certain).
-        trials: n >= 0, broadcast with k; k > n gives -inf only when n is 0, else is clipped to n.
-        probability: p in (0, 1).
-
-    Returns:
-        Values <= 0 of the broadcast shape.
-    """
-    k, n, p = np.broadcast_arrays(
-        np.asarray(successes, dtype=np.float64),
-        np.asarray(trials, dtype=np.float64),
-        np.asarray(probability, dtype=np.float64),
-    )
-    k = np.minimum(k, n)
-    certain = k <= 0
-    safe_k = np.where(certain, 1.0, k)
-    safe_n = np.where(certain, 1.0, n)
-    tail = special.betainc(safe_k, safe_n - safe_k + 1.0, p)
-    rate = safe_k / safe_n
-    divergence = special.xlogy(rate, rate / p) + special.xlogy(1 - rate, (1 - rate) / (1 - p))
-    chernoff = np.where(rate > p, -safe_n * divergence, 0.0)
-    log_tail = np.where(tail > 1e-280, np.log(np.maximum(tail, 1e-300)), chernoff)
-    return np.asarray(np.where(certain, 0.0, np.minimum(log_tail, 0.0)) / np.log(10.0), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)

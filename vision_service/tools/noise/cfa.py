@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from vision_service.domain import HeatMap, Measurement, Observation, Outcome, Test, not_applicable
 from vision_service.substrate import Substrate
+from vision_service.tools.binomial import log10_binomial_tail
 from vision_service.tools.noise import acontrario
 
 FloatArray = npt.NDArray[np.float64]
@@ -56,7 +57,7 @@ class LatticeVotes:
         """log10 of 2 P(Bin(n, 1/2) >= k), k the votes of the winner."""
         if self.cells == 0:
             return float(np.log10(2.0))
-        tail = acontrario.log10_binomial_tail(self.share * self.cells, self.cells, 0.5)
+        tail = log10_binomial_tail(self.share * self.cells, self.cells, 0.5)
         return float(np.log10(2.0) + tail)
 
     @property

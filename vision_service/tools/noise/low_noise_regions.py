@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from vision_service.domain import HeatMap, Measurement, Observation, Outcome, Region, Test, not_applicable
 from vision_service.substrate import Substrate
+from vision_service.tools.binomial import log10_binomial_tail
 from vision_service.tools.noise import acontrario
 from vision_service.tools.noise.low_noise import QUIET_SHARE, QuietBlocks, quiet_blocks
 
@@ -69,7 +70,7 @@ def _strongest(n: FloatArray, k: FloatArray) -> Rectangle | None:
         return None
     dilution = _dilution(n, k, outside)
     total, quiet = float(sums_n[i, j]), float(sums_k[i, j])
-    tail = float(acontrario.log10_binomial_tail(quiet / dilution, total / dilution, QUIET_SHARE))
+    tail = float(log10_binomial_tail(quiet / dilution, total / dilution, QUIET_SHARE))
     box = Region(int(left[j]), int(top[i]), int(right[j] - left[j]), int(bottom[i] - top[i]))
     return Rectangle(float(np.log10(2.0 * z.size)) + tail, box, total, quiet / total)
 

@@ -15,7 +15,7 @@ def make_tool(trust_anchors_pem: str = "") -> Tool:
     """The tool with a trust list for Content Credentials (PEM text; empty: no signer is trusted)."""
     return Tool(
         ToolName.WATERMARK,
-        "0.1.0",
+        "0.2.0",
         (
             content_credentials.make_test(trust_anchors_pem),
             metadata_source.TEST,
