@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.backends.backend import Backend, C
 from coordinator.convert import TOOL_NAMES
 from coordinator.llm_client import LlmClient
 from coordinator.vision_client import VisionClient
@@ -23,8 +24,9 @@ Description = tuple[str, list[str]]
 """What it runs, and its devices."""
 
 
-async def vision_status(client: VisionClient) -> coordinator_pb2.BackendStatus:
-    """State of the vision service."""
+async def vision_status(backend: Backend[VisionClient]) -> coordinator_pb2.BackendStatus:
+    """State of a vision service."""
+    client = backend.client
 
     async def describe() -> Description:
         response: vision_pb2.ListToolsResponse = await client.describe(PING_TIMEOUT_S)
@@ -32,22 +34,26 @@ async def vision_status(client: VisionClient) -> coordinator_pb2.BackendStatus:
         text = f"{tools}; calibration {response.calibration_id}; service {response.service_version}"
         return text, [response.device]
 
-    return await _status("vision", client.address, client.channel, "maifs.vision.v1.VisionService", describe)
+    return await _status("vision", backend, "maifs.vision.v1.VisionService", describe)
 
 
-async def llm_status(client: LlmClient | None) -> coordinator_pb2.BackendStatus:
-    """State of the language-model service."""
-    if client is None:
-        return coordinator_pb2.BackendStatus(
-            name="llm",
-            state=coordinator_pb2.BACKEND_STATE_DISABLED,
-            reason="llm_address is empty: the rules write every explanation",
-        )
+def llm_disabled() -> coordinator_pb2.BackendStatus:
+    """What is told of the language-model service when none is configured."""
+    return coordinator_pb2.BackendStatus(
+        name="llm",
+        state=coordinator_pb2.BACKEND_STATE_DISABLED,
+        reason="llm_address is empty: the rules write every explanation",
+    )
+
+
+async def llm_status(backend: Backend[LlmClient]) -> coordinator_pb2.BackendStatus:
+    """State of a language-model service."""
+    client = backend.client
 
     async def describe() -> Description:
         return _describe_model(await client.info(PING_TIMEOUT_S))
 
-    return await _status("llm", client.address, client.channel, "maifs.llm.v1.LlmService", describe)
+    return await _status("llm", backend, "maifs.llm.v1.LlmService", describe)
 
 
 def _describe_model(info: llm_pb2.GetModelInfoResponse) -> Description:
@@ -63,14 +69,15 @@ def _describe_model(info: llm_pb2.GetModelInfoResponse) -> Description:
 
 
 async def _status(
-    name: str,
-    address: str,
-    channel: grpc.aio.Channel,
-    service: str,
-    describe: Callable[[], Awaitable[Description]],
+    name: str, backend: Backend[C], service: str, describe: Callable[[], Awaitable[Description]]
 ) -> coordinator_pb2.BackendStatus:
-    status = coordinator_pb2.BackendStatus(name=name, address=address)
-    health: Any = health_pb2_grpc.HealthStub(channel)
+    status = coordinator_pb2.BackendStatus(
+        name=name,
+        address=backend.address,
+        open_calls_count=backend.open_calls,
+        max_open_calls_count=backend.capacity,
+    )
+    health: Any = health_pb2_grpc.HealthStub(backend.client.channel)
     try:
         answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=PING_TIMEOUT_S)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
@@ -80,9 +87,11 @@ async def _status(
         text, devices = await describe()
     except grpc.aio.AioRpcError as error:
         status.state = coordinator_pb2.BACKEND_STATE_UNREACHABLE
-        status.reason = from_rpc_error(error, f"{name} at {address}").message
+        status.reason = from_rpc_error(error, f"{name} at {backend.address}").message
         return status
-    status.state = coordinator_pb2.BACKEND_STATE_SERVING
+    suspended, serving = coordinator_pb2.BACKEND_STATE_SUSPENDED, coordinator_pb2.BACKEND_STATE_SERVING
+    status.state = suspended if backend.suspended else serving
+    status.reason = backend.suspended
     status.description = text
     status.devices.extend(devices)
     return status

@@ -10,6 +10,9 @@ from serving.server import ServerConfig
 
 MIB = 1024 * 1024
 LANGUAGES = ("en", "ko")
+_AT_LEAST_ONE = (
+    "max_image_bytes", "max_open_items", "max_held_items", "vision_concurrency", "llm_concurrency", "max_timeouts",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,24 +48,30 @@ class CoordinatorConfig:
 
     server: ServerConfig = field(default_factory=lambda: ServerConfig("unix:/run/maifs/coordinator.sock"))
     """How the service listens."""
-    vision_address: str = "unix:/run/maifs/vision.sock"
-    """The vision service."""
-    llm_address: str = "unix:/run/maifs/llm.sock"
-    """The language-model service; empty: none, the rules write every explanation."""
+    vision_address: tuple[str, ...] = ("unix:/run/maifs/vision.sock",)
+    """The vision service; several addresses share the work."""
+    llm_address: tuple[str, ...] = ("unix:/run/maifs/llm.sock",)
+    """The language-model service, or several; empty: none, the rules write every explanation."""
     item_timeout_s: float = 300.0
     """Most seconds that the vision service may take for one picture, from the moment it is sent there."""
     llm_timeout_s: float = 120.0
     """Most seconds that the language model may take for one explanation, from the moment that it is asked."""
+    max_timeouts: int = 3
+    """Timeouts in a row after which a backend gets no work until a probe of it has passed."""
     max_image_bytes: int = 128 * MIB
     """Largest file."""
     max_open_items: int = 32
     """Items of one stream that may be open at a time."""
     max_held_bytes: int = 512 * MIB
-    """Encoded pictures held over all calls; more is refused with QUEUE_FULL."""
+    """Encoded pictures held over all calls; more is refused with QUEUE_FULL, as is more than a client's share."""
+    max_held_items: int = 4096
+    """Pictures held over all calls."""
+    cache_bytes: int = 256 * MIB
+    """Reports kept for files that come again; 0: none."""
     vision_concurrency: int = 4
-    """Pictures that are with the vision service at a time; the others wait here as encoded bytes."""
+    """Pictures that are with each vision service at a time; the others wait here as encoded bytes."""
     llm_concurrency: int = 8
-    """Explanations that are with the language model at a time, which batches them; the others wait for their turn."""
+    """Explanations that are with each language model at a time, which batches them; the others wait for their turn."""
     llm_max_tokens: int = 320
     """Most tokens of one explanation; the JSON schema bounds the text below that."""
     language: str = "en"
@@ -79,13 +88,20 @@ class CoordinatorConfig:
             value = getattr(self, name)
             if not 0 < value < 86_400:
                 found.append(f"{name} = {value}: must be above 0 and below a day")
-        for name in ("max_image_bytes", "max_open_items", "vision_concurrency", "llm_concurrency"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 found.append(f"{name} = {getattr(self, name)}: must be at least 1")
         if self.max_held_bytes < self.max_image_bytes:
             found.append(
                 f"max_held_bytes = {self.max_held_bytes}: must be at least max_image_bytes ({self.max_image_bytes})"
             )
+        if self.cache_bytes < 0:
+            found.append(f"cache_bytes = {self.cache_bytes}: must be at least 0")
+        found += [
+            f"{name} names an address twice"
+            for name in ("vision_address", "llm_address")
+            if len(set(getattr(self, name))) < len(getattr(self, name))
+        ]
         if not 64 <= self.llm_max_tokens <= 8192:
             found.append(f"llm_max_tokens = {self.llm_max_tokens}: must be between 64 and 8192")
         if self.language not in LANGUAGES:

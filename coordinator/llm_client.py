@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.backends.backend import Backend
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
 from serving.channel import open_channel
 from serving.errors import MaifsError, Reason
@@ -19,8 +20,9 @@ from serving.status import from_rpc_error
 _log = logging.getLogger(__name__)
 _WARM_TIMEOUT_S = 60.0
 _INFO_TIMEOUT_S = 5.0
-_POLL_S = 0.2
-_ABSENT_S = 20.0  # a process that is starting answers health long before this
+_PROBE_TIMEOUT_S = 10.0
+SILENCE_S = 15.0
+"""A model at work brings some token to somebody in far less."""
 _MAX_ANSWER_CHARACTERS = 65_536
 _ROLES = {"system": llm_pb2.ROLE_SYSTEM, "user": llm_pb2.ROLE_USER, "assistant": llm_pb2.ROLE_ASSISTANT}
 
@@ -54,9 +56,12 @@ class LlmClient:
         self.channel = open_channel(address)
         self._stub: llm_pb2_grpc.LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.channel)
         self._peer = f"The language-model service at {address}"
+        self._model: llm_pb2.GetModelInfoResponse | None = None
+        self.last_progress = 0.0
+        """Moment by the event loop's clock at which a call last brought something."""
 
     async def generate(
-        self, messages: Sequence[Message], *, json_schema: str, max_tokens: int, timeout_s: float
+        self, messages: Sequence[Message], *, json_schema: str, max_tokens: int, timeout_s: float, priority: int = 0
     ) -> Generation:
         """One answer, greedy and therefore repeatable.
 
@@ -65,13 +70,19 @@ class LlmClient:
                 DEADLINE_EXCEEDED; LLM_BAD_ANSWER when the stream ends without `finish` or floods.
         """
         request = llm_pb2.GenerateRequest(
-            messages=_to_proto(messages), max_tokens_count=max_tokens, temperature=0.0, json_schema=json_schema
+            messages=_to_proto(messages),
+            max_tokens_count=max_tokens,
+            temperature=0.0,
+            json_schema=json_schema,
+            priority=priority,
         )
+        clock = asyncio.get_running_loop().time
         call = self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
         parts: list[str] = []
         length = 0
         try:
             async for response in call:
+                self.last_progress = clock()
                 if response.WhichOneof("event") == "finish":
                     return _generation("".join(parts), response.finish)
                 parts.append(response.delta)
@@ -97,37 +108,33 @@ class LlmClient:
             raise self._explained(error, _WARM_TIMEOUT_S) from error
         return response.prompt_tokens_count
 
-    async def model_name(self) -> str:
-        """The model's name as configured there.
+    async def model(self) -> llm_pb2.GetModelInfoResponse:
+        """What runs there, as it said last.
 
         Raises:
             MaifsError: what the service answered.
         """
-        try:
-            return (await self.info()).model
-        except grpc.aio.AioRpcError as error:
-            raise self._explained(error, _INFO_TIMEOUT_S) from error
-
-    async def wait_ready(self, timeout_s: float) -> None:
-        """Waits while the service says that it is loading.
-
-        Raises:
-            MaifsError: BACKEND_UNAVAILABLE when it is not ready in time, or is not there at all for `_ABSENT_S`.
-        """
-        clock = asyncio.get_running_loop().time
-        start = absent_since = clock()
-        health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(self.channel)
-        while clock() - start < timeout_s and clock() - absent_since < _ABSENT_S:
+        if self._model is None:
             try:
-                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=_INFO_TIMEOUT_S)
-                absent_since = clock()
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-            except grpc.aio.AioRpcError:
-                pass  # not yet, or not any more; `_ABSENT_S` tells them apart
-            await asyncio.sleep(_POLL_S)
-        message = f"{self._peer} was not ready after {clock() - start:.0f} s."
-        raise MaifsError(Reason.BACKEND_UNAVAILABLE, message, "See that it runs (coordinator-cli status).")
+                self._model = await self.info()
+            except grpc.aio.AioRpcError as error:
+                raise self._explained(error, _INFO_TIMEOUT_S) from error
+        return self._model
+
+    def forget_model(self) -> None:
+        """What comes back after a failure may be another model."""
+        self._model = None
+
+    async def identify(self) -> str:
+        """See coordinator.backends.backend.Client."""
+        self.forget_model()
+        told = await self.model()
+        return f"llm {told.service_version} {told.engine_version} {told.model} {told.dtype} {told.quantization}"
+
+    async def probe(self) -> None:
+        """See coordinator.backends.backend.Client: one token, so that an engine that hangs does not pass."""
+        question = Message("user", "Say yes.")
+        await self.generate((question,), json_schema="", max_tokens=1, timeout_s=_PROBE_TIMEOUT_S)
 
     async def info(self, timeout_s: float = _INFO_TIMEOUT_S) -> llm_pb2.GetModelInfoResponse:
         """Model, layout and limits. Raises grpc.aio.AioRpcError."""
@@ -163,6 +170,34 @@ def _generation(text: str, finish: llm_pb2.GenerateFinish) -> Generation:
         cached_tokens=usage.cached_prompt_tokens_count,
         output_tokens=usage.output_tokens_count,
     )
+
+
+@contextmanager
+def watched(backend: Backend[LlmClient], timeout_s: float) -> Iterator[None]:
+    """Tells a backend how the call in the block ended.
+
+    A call that ends without an answer, by its own time or because nobody waits any longer, counts as a timeout when the
+    service had all the time that it may take, or brought nothing to anybody for `SILENCE_S`.
+
+    Args:
+        backend: that is called.
+        timeout_s: time that it may take.
+    """
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    try:
+        yield
+    except (MaifsError, asyncio.CancelledError) as error:
+        if isinstance(error, MaifsError):
+            backend.failed(error)
+            unanswered = error.reason is Reason.DEADLINE_EXCEEDED
+        else:
+            unanswered = True
+        silent_s = clock() - max(start, backend.client.last_progress)
+        if unanswered and (clock() - start >= 0.99 * timeout_s or silent_s >= SILENCE_S):
+            backend.timed_out()
+        raise
+    backend.succeeded()
 
 
 class PrefixWarmer:

@@ -7,6 +7,9 @@ import logging
 
 import grpc
 
+from coordinator.backends.backend import Backend, C
+from coordinator.backends.pool import Pool
+from coordinator.cache import ReportCache
 from coordinator.config import LANGUAGES, CoordinatorConfig
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.explanation.explainer import Explainer
@@ -34,43 +37,54 @@ class CoordinatorService:
         """
         self._config = config
         self._model = FusionModel.load(config.fusion_file, config.prior.posterior())
-        self._vision: VisionClient | None = None
-        self._llm: LlmClient | None = None
+        self.vision: Pool[VisionClient] | None = None
+        self.llm: Pool[LlmClient] | None = None
         self._explainers: dict[str, Explainer] = {}
 
     def register(self, server: grpc.aio.Server) -> None:
         """See serving.server.Service."""
         config = self._config
-        self._vision = VisionClient(config.vision_address)
-        self._llm = LlmClient(config.llm_address) if config.llm_address else None
-        slots = asyncio.Semaphore(config.llm_concurrency)
+        self.vision = Pool(
+            "The vision service",
+            [self._backend(VisionClient(a), config.vision_concurrency) for a in config.vision_address],
+        )
+        if config.llm_address:
+            self.llm = Pool(
+                "The language-model service",
+                [self._backend(LlmClient(a), config.llm_concurrency, refuse=True) for a in config.llm_address],
+            )
         self._explainers = {
             language: Explainer(
-                load_catalogue(language),
-                self._llm,
-                timeout_s=config.llm_timeout_s,
-                slots=slots,
-                max_tokens=config.llm_max_tokens,
+                load_catalogue(language), self.llm, timeout_s=config.llm_timeout_s, max_tokens=config.llm_max_tokens
             )
             for language in LANGUAGES
         }
+        cache = ReportCache(config.cache_bytes)
         pipeline = Pipeline(
-            self._vision,
+            self.vision,
+            self.llm,
             {**self._explainers, "": self._explainers[config.language]},
             self._model,
+            cache,
             item_timeout_s=config.item_timeout_s,
-            vision_concurrency=config.vision_concurrency,
+            policy=f"llm_max_tokens={config.llm_max_tokens}",
         )
-        servicer = CoordinatorServicer(pipeline, self._vision, self._llm, config)
+        servicer = CoordinatorServicer(pipeline, self.vision, self.llm, cache, config)
         coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
 
+    def _backend(self, client: C, capacity: int, *, refuse: bool = False) -> Backend[C]:
+        return Backend(client, capacity, max_timeouts=self._config.max_timeouts, refuse_when_hung=refuse)
+
     async def start(self) -> None:
-        """Logs what it works with. The backends are found when they come."""
+        """Begins to follow the backends, which are found when they come."""
+        for pool in (self.vision, self.llm):
+            if pool:
+                pool.start()
         _log.info(
             "ready",
             extra={
-                "vision": self._config.vision_address,
-                "llm": self._config.llm_address or "none",
+                "vision": ", ".join(self._config.vision_address),
+                "llm": ", ".join(self._config.llm_address) or "none",
                 "fusion": self._model.id,
             },
         )
@@ -84,7 +98,7 @@ class CoordinatorService:
         """See serving.server.Service."""
         for explainer in self._explainers.values():
             await explainer.close()
-        if self._llm:
-            await self._llm.close()
-        if self._vision:
-            await self._vision.close()
+        if self.llm:
+            await self.llm.close()
+        if self.vision:
+            await self.vision.close()

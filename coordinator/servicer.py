@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from coordinator.backend_status import llm_status, vision_status
+from coordinator.admission import Admission
+from coordinator.backend_status import llm_disabled, llm_status, vision_status
+from coordinator.backends.fair_queue import Priority, Turn
+from coordinator.backends.pool import Pool
+from coordinator.cache import ReportCache
 from coordinator.config import LANGUAGES, CoordinatorConfig
 from coordinator.counters import CallCounter, Counters
 from coordinator.llm_client import LlmClient
@@ -18,7 +23,7 @@ from maifs.common.v1 import image_pb2
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from serving import __version__
 from serving.errors import MaifsError, Reason
-from serving.item_stream import ByteBudget, Item, ItemHandlers, ItemLimits, ItemStream, gather_bytes
+from serving.item_stream import Item, ItemHandlers, ItemLimits, ItemStream, gather_bytes
 from serving.status import to_status
 
 Response = coordinator_pb2.AnalyzeStreamResponse
@@ -29,21 +34,29 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
     """Translates between the contract and the pipeline."""
 
     def __init__(
-        self, pipeline: Pipeline, vision: VisionClient, llm: LlmClient | None, config: CoordinatorConfig
+        self,
+        pipeline: Pipeline,
+        vision: Pool[VisionClient],
+        llm: Pool[LlmClient] | None,
+        cache: ReportCache,
+        config: CoordinatorConfig,
     ) -> None:
-        self._pipeline, self._vision, self._llm, self._config = pipeline, vision, llm, config
-        self._budget = ByteBudget(config.max_held_bytes)
+        self._pipeline, self._vision, self._llm, self._cache, self._config = pipeline, vision, llm, cache, config
+        self._admission = Admission(config.max_held_bytes, config.max_held_items)
         self._limits = ItemLimits(config.max_image_bytes, config.max_open_items)
         self._counters = Counters()
         self._start = time.monotonic()
+        self._streams = itertools.count(1)
 
     async def Analyze(  # noqa: N802
         self, request: coordinator_pb2.AnalyzeRequest, context: Any
     ) -> AsyncIterator[coordinator_pb2.AnalyzeResponse]:
         """One picture. What is refused fails the call; what is admitted ends with `report` or `error`."""
-        options = _options(request.options, _deadline(context))
+        client = str(context.peer())
+        options = _options(request.options, _deadline(context), client)
         data = await gather_bytes(request.image, self._config.max_image_bytes)
-        self._budget.reserve(len(data))
+        share = self._admission.share(client)
+        share.reserve(len(data))
         counter = CallCounter(self._counters)
         try:
             counter.accepted(_ONLY)
@@ -60,18 +73,18 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
                 yield _response(coordinator_pb2.ItemEvent(error=to_status(error)))
         finally:
             counter.close()
-            self._budget.release(len(data))
+            share.release(len(data))
 
     async def AnalyzeStream(  # noqa: N802
         self, request_iterator: AsyncIterator[coordinator_pb2.AnalyzeStreamRequest], context: Any
     ) -> AsyncIterator[Response]:
         """Many pictures on one stream."""
         deadline = _deadline(context)
+        client = f"{context.peer()} {next(self._streams)}"
         counter = CallCounter(self._counters)
 
-        def accepted(item_id: str, position: int) -> Response:
+        def accepted(item_id: str, message: image_pb2.ItemAccepted) -> Response:
             counter.accepted(item_id)
-            message = image_pb2.ItemAccepted(queue_position_count=position)
             return Response(item_id=item_id, event=coordinator_pb2.ItemEvent(accepted=message))
 
         def failed(item_id: str, error: MaifsError) -> Response:
@@ -79,7 +92,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             return Response(item_id=item_id, event=coordinator_pb2.ItemEvent(error=to_status(error)))
 
         async def process(item: Item) -> AsyncGenerator[Response, None]:
-            options = _options(item.opening.options, deadline)
+            options = _options(item.opening.options, deadline, client)
             picture = Picture(item.data, item.file_name, item.opening.begin.sha256)
             async for event in self._pipeline.analyze(picture, options):
                 if event.HasField("report"):
@@ -94,7 +107,9 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             queue_position=lambda: self._pipeline.waiting,
         )
         try:
-            async for response in ItemStream(self._limits, self._budget, handlers).run(request_iterator):
+            async for response in ItemStream(self._limits, self._admission.share(client), handlers).run(
+                request_iterator
+            ):
                 yield response
         finally:
             counter.close()
@@ -103,11 +118,16 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         self, request: coordinator_pb2.GetStatusRequest, context: Any
     ) -> coordinator_pb2.GetStatusResponse:
         """Backends, counters and limits."""
-        backends = await asyncio.gather(vision_status(self._vision), llm_status(self._llm))
+        backends = await asyncio.gather(
+            *(vision_status(backend) for backend in self._vision.backends),
+            *(llm_status(backend) for backend in (self._llm.backends if self._llm else ())),
+        )
+        if not self._llm:
+            backends.append(llm_disabled())
         return coordinator_pb2.GetStatusResponse(
             backends=backends,
             open_items_count=self._counters.open,
-            held_bytes=self._budget.held_bytes,
+            held_bytes=self._admission.held_bytes,
             completed_items_count=self._counters.completed,
             failed_items_count=self._counters.failed,
             limits=coordinator_pb2.CoordinatorLimits(
@@ -117,6 +137,13 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             ),
             service_version=__version__,
             uptime_seconds=time.monotonic() - self._start,
+            waiting_items_count=self._pipeline.waiting,
+            cache=coordinator_pb2.CacheStatus(
+                reports_count=len(self._cache),
+                held_bytes=self._cache.held_bytes,
+                max_held_bytes=self._cache.max_bytes,
+                hits_count=self._cache.hits,
+            ),
         )
 
 
@@ -130,7 +157,7 @@ def _deadline(context: Any) -> float:
     return math.inf if left is None else asyncio.get_running_loop().time() + float(left)
 
 
-def _options(options: coordinator_pb2.AnalyzeOptions, deadline: float) -> Options:
+def _options(options: coordinator_pb2.AnalyzeOptions, deadline: float, client: str) -> Options:
     for name in ("llm_timeout_seconds", "llm_wait_seconds"):
         seconds = getattr(options, name)
         if not (math.isfinite(seconds) and seconds >= 0):
@@ -149,4 +176,8 @@ def _options(options: coordinator_pb2.AnalyzeOptions, deadline: float) -> Option
         llm_wait_s=options.llm_wait_seconds,
         language=options.language,
         deadline=deadline,
+        turn=Turn(
+            client, Priority.BATCH if options.priority == coordinator_pb2.PRIORITY_BATCH else Priority.INTERACTIVE
+        ),
+        skip_cache=options.skip_cache,
     )

@@ -22,6 +22,7 @@ from serving.status import from_rpc_error, from_status
 RETRY_AFTER_S = 2.0
 """Delay that a client is told when the vision service cannot be reached."""
 
+_INFO_TIMEOUT_S = 5.0
 _ITEM_ID = "picture"  # one item a stream: any name will do
 
 
@@ -88,6 +89,19 @@ class VisionClient:
                 retry_after_s=max(error.retry_after_s, RETRY_AFTER_S),
             )
         return error
+
+    async def identify(self) -> str:
+        """See coordinator.backends.backend.Client."""
+        try:
+            told = await self.describe(_INFO_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise self._explained(from_rpc_error(error, self._peer), _INFO_TIMEOUT_S) from error
+        tools = " ".join(f"{tool.tool}:{tool.version}" for tool in told.tools)
+        return f"vision {told.service_version} {tools} {told.calibration_id} {told.device.partition(':')[0]}"
+
+    async def probe(self) -> None:
+        """See coordinator.backends.backend.Client."""
+        await self.identify()
 
     async def describe(self, timeout_s: float) -> vision_pb2.ListToolsResponse:
         """Tools, limits and device. Raises grpc.aio.AioRpcError."""

@@ -62,6 +62,16 @@ class ByteBudget:
         self.held_bytes -= size_bytes
 
 
+class Budget(Protocol):
+    """Room for encoded bytes."""
+
+    def reserve(self, size_bytes: int) -> None:
+        """Takes room. Raises MaifsError: QUEUE_FULL."""
+
+    def release(self, size_bytes: int) -> None:
+        """Gives room back."""
+
+
 @dataclass(frozen=True)
 class Item:
     """A complete encoded picture."""
@@ -96,8 +106,8 @@ class StepMessage(Protocol):
 class ItemHandlers(Generic[R]):
     """What differs between the services."""
 
-    accepted: Callable[[str, int], R]
-    """Makes the `accepted` response of an item id and its queue position."""
+    accepted: Callable[[str, image_pb2.ItemAccepted], R]
+    """Makes the `accepted` response of an item id."""
     failed: Callable[[str, MaifsError], R]
     """Makes the terminal error response."""
     process: Callable[[Item], AsyncGenerator[R, None]]
@@ -141,7 +151,7 @@ class _OpenItem:
 class ItemStream(Generic[R]):
     """One call of AnalyzeStream."""
 
-    def __init__(self, limits: ItemLimits, budget: ByteBudget, handlers: ItemHandlers[R]) -> None:
+    def __init__(self, limits: ItemLimits, budget: Budget, handlers: ItemHandlers[R]) -> None:
         self._limits, self._budget, self._handlers = limits, budget, handlers
         self._open: dict[str, _OpenItem] = {}
         self._ended: set[str] = set()
@@ -221,7 +231,11 @@ class ItemStream(Generic[R]):
         self._check_size(begin.size_bytes)
         self._budget.reserve(begin.size_bytes)
         item = self._open[item_id] = _OpenItem(message, begin.size_bytes)
-        await self._responses.put(self._handlers.accepted(item_id, self._handlers.queue_position()))
+        accepted = image_pb2.ItemAccepted(
+            queue_position_count=self._handlers.queue_position(),
+            credit_items_count=self._limits.max_open_items - len(self._open),
+        )
+        await self._responses.put(self._handlers.accepted(item_id, accepted))
         self._append(item, begin.data)
 
     def _check_size(self, size_bytes: int) -> None:

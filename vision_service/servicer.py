@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any
 
-from maifs.common.v1 import image_pb2
 from maifs.vision.v1 import vision_pb2, vision_pb2_grpc
 from serving import __version__
 from serving.channel import INLINE_BYTES
@@ -48,9 +47,7 @@ class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
     ) -> AsyncIterator[Response]:
         """Many pictures on one stream."""
         handlers = ItemHandlers(
-            accepted=lambda item_id, position: Response(
-                item_id=item_id, accepted=image_pb2.ItemAccepted(queue_position_count=position)
-            ),
+            accepted=lambda item_id, accepted: Response(item_id=item_id, accepted=accepted),
             failed=lambda item_id, error: Response(item_id=item_id, error=to_status(error)),
             process=self._process,
             is_terminal=lambda response: response.WhichOneof("event") in {"result", "error"},
@@ -84,7 +81,7 @@ class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
             formats=FORMATS,
             limits=vision_pb2.VisionLimits(
                 max_image_bytes=limits.max_image_bytes,
-                max_pixels_count=limits.max_pixels,
+                max_pixels_count=min(limits.max_pixels, self._analyzer.memory.max_pixels),
                 max_side_px=limits.max_side_px,
                 max_items_per_stream_count=self._config.max_open_items_per_stream,
                 max_queued_items_count=self._config.max_queued_items,

@@ -7,6 +7,8 @@ import logging
 import math
 from dataclasses import dataclass
 
+from coordinator.backends.fair_queue import ANYBODY, Turn
+from coordinator.backends.pool import Pool
 from coordinator.case import Case
 from coordinator.explanation.answer import Answer, answer_schema, parse_answer
 from coordinator.explanation.catalogue import Catalogue
@@ -14,7 +16,7 @@ from coordinator.explanation.compose import compose
 from coordinator.explanation.prompt import PROMPT_VERSION, make_prompt, prefix
 from coordinator.explanation.rules import write_explanation
 from coordinator.explanation.text import Explanation
-from coordinator.llm_client import LlmClient, PrefixWarmer
+from coordinator.llm_client import Generation, LlmClient, PrefixWarmer, watched
 from serving.errors import MaifsError, Reason
 
 _log = logging.getLogger(__name__)
@@ -27,32 +29,38 @@ class Explained:
 
     explanation: Explanation
     error: MaifsError | None = None
+    identity: str = ""
+    """Versions of the language model that had a part in it; empty when none had."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    answer: Answer
+    model: str
+    identity: str
 
 
 class Explainer:
     """Writes explanations in one language."""
 
-    def __init__(
-        self, words: Catalogue, llm: LlmClient | None, *, timeout_s: float, slots: asyncio.Semaphore, max_tokens: int
-    ) -> None:
+    def __init__(self, words: Catalogue, llm: Pool[LlmClient] | None, *, timeout_s: float, max_tokens: int) -> None:
         """Makes an explainer.
 
         Args:
             words: texts of its language.
-            llm: the language model; None: the rules alone.
+            llm: the language model, shared by the explainers of all languages; None: the rules alone.
             timeout_s: most seconds that it may take for one explanation.
-            slots: places at the language model, shared by the explainers of all languages.
             max_tokens: longest answer.
         """
         self._words, self._llm = words, llm
+        self.language = words.language
         self._timeout_s, self._max_tokens = timeout_s, max_tokens
-        self._slots = slots
-        self._warmer = PrefixWarmer(llm, prefix(words.language)) if llm else None
-        self._model = ""
+        backends = llm.backends if llm else ()
+        self._warmers = {b.address: PrefixWarmer(b.client, prefix(words.language)) for b in backends}
 
-    def warm(self) -> asyncio.Task[float] | None:
-        """Begins to warm the prompt's constant part where it is not warm; see PrefixWarmer.start."""
-        return self._warmer.start() if self._warmer else None
+    def warm(self) -> list[asyncio.Task[float]]:
+        """Begins to warm the prompt's constant part wherever it is not warm; see PrefixWarmer.start."""
+        return [task for warmer in self._warmers.values() if (task := warmer.start()) is not None]
 
     async def explain(
         self,
@@ -62,6 +70,7 @@ class Explainer:
         timeout_s: float = 0.0,
         wait_s: float = 0.0,
         deadline: float = math.inf,
+        turn: Turn = ANYBODY,
     ) -> Explained:
         """Always returns a complete explanation.
 
@@ -72,6 +81,7 @@ class Explainer:
                 counts from the moment that the model is asked.
             wait_s: before that, most seconds to wait for a model that is still loading.
             deadline: moment by the event loop's clock at which the report must be ready.
+            turn: for whom.
         """
         rules = write_explanation(case, self._words)
         if self._llm is None or skip_llm:
@@ -80,50 +90,55 @@ class Explainer:
         left = 0.0
         try:
             if wait_s > 0:
-                await self._llm.wait_ready(min(wait_s, deadline - clock()))
+                await self._llm.wait_serving(min(wait_s, deadline - clock()))
             left = min(timeout_s or math.inf, deadline - clock())
             if left < _MIN_TIME_S:
                 raise MaifsError(Reason.DEADLINE_EXCEEDED, "The call's deadline leaves no time for the language model.")
             async with asyncio.timeout(None if left == math.inf else left):
-                answer = await self._ask(self._llm, case, min(self._timeout_s, left))
+                answered = await self._ask(self._llm, case, min(self._timeout_s, left), turn)
         except TimeoutError:
             message = f"The language model did not explain the picture within {left:.1f} s."
             return Explained(rules, MaifsError(Reason.DEADLINE_EXCEEDED, message))
         except MaifsError as error:
             _log.info("no explanation from the model", extra={"reason": error.reason.name, "detail": error.message})
             return Explained(rules, error)
-        return Explained(compose(rules, answer, case, self._words, model=self._model, prompt_version=PROMPT_VERSION))
+        explanation = compose(
+            rules, answered.answer, case, self._words, model=answered.model, prompt_version=PROMPT_VERSION
+        )
+        return Explained(explanation, identity=answered.identity)
 
-    async def _ask(self, llm: LlmClient, case: Case, timeout_s: float) -> Answer:
-        async with self._slots:
-            try:
-                if not self._model:
-                    self._model = await llm.model_name()
-                return await self._generate(llm, case, timeout_s)
-            except MaifsError as error:
-                if error.reason is Reason.BACKEND_UNAVAILABLE:
-                    self._model = ""  # what comes back may be another model
-                    if self._warmer:
-                        self._warmer.lost()
-                raise
+    async def _ask(self, llm: Pool[LlmClient], case: Case, timeout_s: float, turn: Turn) -> _Answered:
+        async with llm.slot(turn) as backend:
+            with watched(backend, self._timeout_s):
+                try:
+                    model = (await backend.client.model()).model
+                    generation = await self._generate(backend.client, case, timeout_s, turn)
+                except MaifsError as error:
+                    if error.reason is Reason.BACKEND_UNAVAILABLE:
+                        backend.client.forget_model()
+                        self._warmers[backend.address].lost()
+                    raise
+            self._warmers[backend.address].learn(generation)
+            return _Answered(parse_answer(generation.text), model, backend.identity)
 
-    async def _generate(self, llm: LlmClient, case: Case, timeout_s: float) -> Answer:
+    async def _generate(self, client: LlmClient, case: Case, timeout_s: float, turn: Turn) -> Generation:
         schema = answer_schema(case)
         for brief in (False, True):
             prompt = make_prompt(case, self._words, brief=brief)
             try:
-                generation = await llm.generate(
-                    prompt.messages, json_schema=schema, max_tokens=self._max_tokens, timeout_s=timeout_s
+                return await client.generate(
+                    prompt.messages,
+                    json_schema=schema,
+                    max_tokens=self._max_tokens,
+                    timeout_s=timeout_s,
+                    priority=turn.priority,
                 )
-                break
             except MaifsError as error:
                 if brief or error.reason is not Reason.PROMPT_TOO_LONG:
                     raise
-        if self._warmer:
-            self._warmer.learn(generation)
-        return parse_answer(generation.text)
+        raise AssertionError
 
     async def close(self) -> None:
         """Ends what goes on in the background."""
-        if self._warmer:
-            await self._warmer.close()
+        for warmer in self._warmers.values():
+            await warmer.close()

@@ -57,14 +57,14 @@ class World:
 
     async def start_vision(self) -> None:
         self.servers["vision"] = await start_server(
-            self.config.vision_address,
+            self.config.vision_address[0],
             lambda server: vision_pb2_grpc.add_VisionServiceServicer_to_server(self.vision, server),
             ("maifs.vision.v1.VisionService",),
         )
 
     async def start_llm(self) -> None:
         self.servers["llm"] = await start_server(
-            self.config.llm_address,
+            self.config.llm_address[0],
             lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(self.llm, server),
             ("maifs.llm.v1.LlmService",),
             self.llm_health,
@@ -130,8 +130,9 @@ async def make_world() -> AsyncIterator[Callable[..., World]]:
     def make(**settings: Any) -> World:
         base = CoordinatorConfig(
             server=ServerConfig(f"unix:{folder}/c.sock"),
-            vision_address=f"unix:{folder}/v.sock",
-            llm_address=f"unix:{folder}/l.sock",
+            vision_address=(f"unix:{folder}/v.sock",),
+            llm_address=(f"unix:{folder}/l.sock",),
+            cache_bytes=0,
         )
         world = World(folder, replace(base, **settings))
         worlds.append(world)

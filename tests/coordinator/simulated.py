@@ -99,6 +99,7 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
     """Called with the item and the number of the attempt; may wait or raise."""
     between_tools: Callable[[Item, int], Awaitable[None]] | None = None
     """Called after each tool with its number."""
+    version: str = "1.0.0"
     items: list[Item] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     """How the work on each item ended: "done" or "cancelled"."""
@@ -113,7 +114,7 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
     ) -> AsyncIterator[vision_pb2.AnalyzeStreamResponse]:
         response = vision_pb2.AnalyzeStreamResponse
         handlers = ItemHandlers(
-            accepted=lambda item_id, _: response(item_id=item_id, accepted=image_pb2.ItemAccepted()),
+            accepted=lambda item_id, accepted: response(item_id=item_id, accepted=accepted),
             failed=lambda item_id, error: response(item_id=item_id, error=to_status(error)),
             process=self._process,
             is_terminal=lambda r: r.WhichOneof("event") in {"result", "error"},
@@ -149,7 +150,7 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
 
     async def ListTools(self, request: vision_pb2.ListToolsRequest, context: Any) -> vision_pb2.ListToolsResponse:
         return vision_pb2.ListToolsResponse(
-            tools=[vision_pb2.ToolInfo(tool=tool, version="1.0.0") for tool in TOOLS],
+            tools=[vision_pb2.ToolInfo(tool=tool, version=self.version) for tool in TOOLS],
             device="cpu",
             service_version="0.0.0",
             calibration_id="test",
@@ -177,6 +178,7 @@ class SimulatedLlm(llm_pb2_grpc.LlmServiceServicer):
     answer: str = field(default_factory=lambda: json.dumps(GOOD_ANSWER))
     before_finish: Callable[[], Awaitable[None]] | None = None
     """Called in the middle of the answer; may wait or raise."""
+    model: str = "simulated-1b"
     fail: MaifsError | None = None
     warm_fail: MaifsError | None = None
     cached_tokens: int = 500
@@ -210,7 +212,7 @@ class SimulatedLlm(llm_pb2_grpc.LlmServiceServicer):
         return llm_pb2.WarmPrefixResponse(prompt_tokens_count=500)
 
     async def GetModelInfo(self, request: llm_pb2.GetModelInfoRequest, context: Any) -> llm_pb2.GetModelInfoResponse:
-        return llm_pb2.GetModelInfoResponse(model="simulated-1b", architecture="SimulatedForCausalLM", dtype="bfloat16")
+        return llm_pb2.GetModelInfoResponse(model=self.model, architecture="SimulatedForCausalLM", dtype="bfloat16")
 
 
 async def start_server(

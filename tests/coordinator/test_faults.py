@@ -18,6 +18,7 @@ from serving.item_stream import Item
 from serving.status import from_rpc_error, from_status
 from tests.coordinator.conftest import Request, World, item, kinds
 from tests.coordinator.simulated import unavailable
+from tests.coordinator.waiting import eventually, until
 
 
 def retry_info(status: status_pb2.Status) -> bool:
@@ -32,18 +33,6 @@ def assert_complete_without_the_model(report: report_pb2.Report, reason: Reason)
     assert all(sentence.author == report_pb2.AUTHOR_RULES for sentence in sentences)
     assert all(reading.sentences for reading in report.explanation.tool_readings)
     assert report.explanation.model_sentences_count == 0
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the conditions belong to other parts
-            await asyncio.sleep(0.01)
-
-
-async def eventually(attempt: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not await attempt():  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
 
 
 class TestLanguageModel:

@@ -71,7 +71,7 @@ def terminals(responses: list[coordinator_pb2.AnalyzeStreamResponse]) -> Counter
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_interleaved_items_of_all_kinds_end_once(make_world: Callable[..., World], seed: int) -> None:
-    world = make_world(llm_address="")
+    world = make_world(llm_address=())
     generator = random.Random(seed)
 
     async def dawdle(_: Item, attempt: int) -> None:

@@ -124,7 +124,7 @@ async def test_the_client_can_leave_the_language_model_out(world: World) -> None
 
 
 async def test_without_a_language_model_configured_the_rules_write(make_world: Callable[..., World]) -> None:
-    world = make_world(llm_address="")
+    world = make_world(llm_address=())
     await world.start(llm=False)
     report = (await world.analyze())[-1].report
     assert not report.HasField("explanation_error")

@@ -37,12 +37,12 @@ class TestStatus:
         assert "frequency 1.0.0" in vision.description
         assert list(vision.devices) == ["cpu"]
         assert "simulated-1b" in llm.description
-        assert vision.address == world.config.vision_address
+        assert (vision.address,) == world.config.vision_address
 
     async def test_says_which_backend_cannot_be_reached_and_which_is_not_configured(
         self, make_world: Callable[..., World]
     ) -> None:
-        world = make_world(llm_address="")
+        world = make_world(llm_address=())
         await world.start(vision=False, llm=False)
         vision, llm = (await status_of(world)).backends
         assert vision.state == coordinator_pb2.BACKEND_STATE_UNREACHABLE
@@ -166,7 +166,7 @@ async def test_a_real_process_serves_without_its_backends_and_drains_on_sigterm(
     address = world.config.server.address
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "coordinator", "--address", address, "--set", f"vision_address={world.config.vision_address}"),
+        *("-m", "coordinator", "--address", address, "--set", f"vision_address={world.config.vision_address[0]}"),
         *("--set", "llm_address="),
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         stderr=asyncio.subprocess.DEVNULL,

@@ -63,7 +63,7 @@ async def play(
                 await asyncio.sleep(request)
 
     handlers: ItemHandlers[Event] = ItemHandlers(
-        accepted=lambda item, position: (item, "accepted", position),
+        accepted=lambda item, accepted: (item, "accepted", accepted.queue_position_count),
         failed=lambda item, error: (item, "error", error.reason),
         process=process,
         is_terminal=lambda event: event[1] in {"result", "error"},
@@ -159,7 +159,7 @@ async def test_a_reader_that_stops_holds_up_the_work_not_the_memory() -> None:
         await asyncio.sleep(10)
 
     handlers: ItemHandlers[Event] = ItemHandlers(
-        accepted=lambda item, position: (item, "accepted", position),
+        accepted=lambda item, accepted: (item, "accepted", accepted.queue_position_count),
         failed=lambda item, error: (item, "error", error),
         process=chatty,
         is_terminal=lambda event: event[1] == "result",
