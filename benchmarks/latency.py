@@ -43,7 +43,7 @@ async def analyse(
     call = stub.AnalyzeStream()
 
     async def send() -> None:
-        options = coordinator_pb2.AnalyzeOptions(skip_llm=skip_llm, llm_wait_seconds=600)
+        options = coordinator_pb2.AnalyzeOptions(skip_llm=skip_llm, llm_wait_seconds=600, skip_cache=True)
         await call.write(Request(item_id="1", begin=image_pb2.BeginItem(size_bytes=len(data)), options=options))
         for offset in range(0, len(data), CHUNK_BYTES):
             chunk = image_pb2.ItemChunk(offset_bytes=offset, data=data[offset : offset + CHUNK_BYTES])

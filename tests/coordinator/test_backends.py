@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 from coordinator.backends import backend as backend_module
 from coordinator.backends.backend import Health
 from coordinator.backends.fair_queue import Priority, Turn
+from coordinator.backends.pool import Pool
 from maifs.coordinator.v1 import coordinator_pb2
 from maifs.llm.v1 import llm_pb2_grpc
 from maifs.vision.v1 import vision_pb2_grpc
@@ -58,7 +60,7 @@ class Extra:
         service = self.world.service
         assert service is not None
         assert service.vision is not None
-        pools = [service.vision, *([service.llm] if service.llm else [])]
+        pools: list[Pool[Any]] = [service.vision, *([service.llm] if service.llm else [])]
         await until(lambda: all(b.health is Health.SERVING for pool in pools for b in pool.backends))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from coordinator.backends.backend import Health
+from coordinator.backends.pool import Pool
 from coordinator.cache import CacheKey, ReportCache
 from maifs.common.v1 import finding_pb2
 from maifs.coordinator.v1 import coordinator_pb2, report_pb2
@@ -30,7 +32,7 @@ async def known(world: World) -> None:
     service = world.service
     assert service is not None
     assert service.vision is not None
-    pools = [service.vision, *([service.llm] if service.llm else [])]
+    pools: list[Pool[Any]] = [service.vision, *([service.llm] if service.llm else [])]
     await until(lambda: all(b.health is Health.SERVING and b.identity for pool in pools for b in pool.backends))
 
 

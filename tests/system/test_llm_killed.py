@@ -40,7 +40,9 @@ def test_killing_the_llm_service_in_mid_analysis_gives_a_complete_report_without
     coordinator, llm = services
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
     stub = coordinator_pb2_grpc.CoordinatorServiceStub(grpc.insecure_channel(coordinator.address, options=options))
-    request = coordinator_pb2.AnalyzeRequest(image=image_pb2.Image(data=picture.read_bytes()))
+    request = coordinator_pb2.AnalyzeRequest(
+        image=image_pb2.Image(data=picture.read_bytes()), options=coordinator_pb2.AnalyzeOptions(skip_cache=True)
+    )
     healthy = [response.event for response in stub.Analyze(request, timeout=120)][-1].report
     assert not healthy.HasField("explanation_error"), healthy.explanation_error
     assert healthy.explanation.model
