@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from coordinator.cli.client import Event, Failed, Reported, RunOptions, StreamRun
 from coordinator.cli.clock import RunClock
 from coordinator.cli.output import OutputFolder
 from coordinator.cli.progress import Display
 from coordinator.cli.sources import Collection, Source
-from coordinator.cli.target import choose, find_model, status_of
 from coordinator.cli.terminal import Terminal
+from coordinator.client.stream import Event, Failed, Reported, RunOptions, StreamRun
+from coordinator.client.target import choose, find_model, status_of
 from coordinator.embedded import EmbeddedOptions, EmbeddedServices, embedded_services
 from coordinator.render.document import error_document, report_document
 from coordinator.render.labels import Labels
@@ -94,7 +94,7 @@ class Analysis:
             watching = asyncio.ensure_future(self._watch_model(coordinator.services))
             self._display.begin(len(found.sources))
             self.clock.mark("sending")
-            stream = StreamRun(stub, coordinator.address, found.sources, options)
+            stream = StreamRun(stub, coordinator.address, [source.picture for source in found.sources], options)
             try:
                 async with contextlib.aclosing(stream.events()) as events:
                     async for event in events:

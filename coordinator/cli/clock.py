@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from coordinator.cli.client import Event, Failed, Reported, ToolEnded
+from coordinator.client.stream import Event, Failed, Reported, ToolEnded
 from coordinator.render.phrases import seconds
 
 

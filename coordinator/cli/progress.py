@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from coordinator.cli.client import Event, Failed, Reported, Sent, ToolEnded, VerdictKnown
+from coordinator.client.stream import Event, Failed, Reported, Sent, ToolEnded, VerdictKnown
 from coordinator.embedded import ServiceName, State
 
 TOOLS_COUNT = 4

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coordinator.client.pictures import FilePicture
 from serving.errors import MaifsError, Reason
 
 IMAGE_EXTENSIONS = frozenset(
@@ -40,6 +41,11 @@ class Source:
     """The path as the user would write it."""
     fault: str = ""
     """Why it cannot be analysed, known before it is opened; empty otherwise."""
+
+    @property
+    def picture(self) -> FilePicture:
+        """The file to send."""
+        return FilePicture(self.path, self.fault)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.cli.target import ADDRESS_VARIABLE, DEFAULT_ADDRESS, status_of
+from coordinator.client.target import ADDRESS_VARIABLE, DEFAULT_ADDRESS, status_of
 from coordinator.render.phrases import file_size, printable
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from serving.channel import open_channel
@@ -18,6 +18,7 @@ _STATES = {
     coordinator_pb2.BACKEND_STATE_NOT_SERVING: ("not_serving", "yellow"),
     coordinator_pb2.BACKEND_STATE_UNREACHABLE: ("unreachable", "red"),
     coordinator_pb2.BACKEND_STATE_DISABLED: ("disabled", "dim"),
+    coordinator_pb2.BACKEND_STATE_SUSPENDED: ("suspended", "red"),
 }
 
 
@@ -43,6 +44,7 @@ def to_document(address: str, status: coordinator_pb2.GetStatusResponse) -> dict
         "service_version": status.service_version,
         "uptime_s": status.uptime_seconds,
         "open_items_count": status.open_items_count,
+        "waiting_items_count": status.waiting_items_count,
         "held_bytes": status.held_bytes,
         "completed_items_count": status.completed_items_count,
         "failed_items_count": status.failed_items_count,
@@ -50,6 +52,12 @@ def to_document(address: str, status: coordinator_pb2.GetStatusResponse) -> dict
             "max_image_bytes": status.limits.max_image_bytes,
             "max_items_per_stream_count": status.limits.max_items_per_stream_count,
             "max_held_bytes": status.limits.max_held_bytes,
+        },
+        "cache": {
+            "reports_count": status.cache.reports_count,
+            "held_bytes": status.cache.held_bytes,
+            "max_held_bytes": status.cache.max_held_bytes,
+            "hits_count": status.cache.hits_count,
         },
         "backends": [
             {
@@ -59,6 +67,8 @@ def to_document(address: str, status: coordinator_pb2.GetStatusResponse) -> dict
                 "description": backend.description,
                 "reason": backend.reason,
                 "devices": list(backend.devices),
+                "open_calls_count": backend.open_calls_count,
+                "max_open_calls_count": backend.max_open_calls_count,
             }
             for backend in status.backends
         ],
@@ -68,20 +78,27 @@ def to_document(address: str, status: coordinator_pb2.GetStatusResponse) -> dict
 def show(address: str, status: coordinator_pb2.GetStatusResponse, console: Console) -> None:
     """Prints it for people."""
     console.print(Text(f"Coordinator {status.service_version} at {address}, up {_duration(status.uptime_seconds)}"))
-    table = Table("Backend", "State", "Address", "Runs", "Devices", box=None, padding=(0, 2, 0, 0))
+    table = Table("Backend", "State", "Calls", "Address", "Runs", "Devices", box=None, padding=(0, 2, 0, 0))
     for backend in status.backends:
         word, style = _STATES.get(backend.state, ("unknown", ""))
-        runs = backend.description or backend.reason
-        cells = (backend.address, runs, ", ".join(backend.devices))
+        runs = backend.reason or backend.description
+        calls = f"{backend.open_calls_count}/{backend.max_open_calls_count}" if backend.max_open_calls_count else ""
+        cells = (calls, backend.address, runs, ", ".join(backend.devices))
         table.add_row(backend.name, Text(word, style=style), *(Text(printable(cell)) for cell in cells))
     console.print(table)
     limits = status.limits
     console.print(
-        f"Open items {status.open_items_count} (at most {limits.max_items_per_stream_count} per stream), "
+        f"Open items {status.open_items_count}, {status.waiting_items_count} of them waiting (at most {limits.max_items_per_stream_count} per stream), "
         f"holding {file_size(status.held_bytes)} of {file_size(limits.max_held_bytes)}; "
         f"largest file {file_size(limits.max_image_bytes)}"
     )
     console.print(f"Since the start: {status.completed_items_count} reports, {status.failed_items_count} failed")
+    cache = status.cache
+    if cache.max_held_bytes:
+        console.print(
+            f"Reports kept for files that come again: {cache.reports_count} ({file_size(cache.held_bytes)} of "
+            f"{file_size(cache.max_held_bytes)}), used {cache.hits_count} times"
+        )
 
 
 def _duration(uptime_s: float) -> str:

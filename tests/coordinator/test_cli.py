@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coordinator.cli import target
 from coordinator.cli.__main__ import main
+from coordinator.client import target
 from serving.errors import ExitCode
 from tests.conftest import ROOT
 from tests.coordinator.cli_server import MAX_IMAGE_BYTES, MAX_OPEN_ITEMS, ServerThread

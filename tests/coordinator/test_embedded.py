@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.camera import photo, to_jpeg
-from coordinator.cli import target
 from coordinator.cli.__main__ import main
-from coordinator.cli.client import Event, Reported, RunOptions, StreamRun, ToolEnded
-from coordinator.cli.sources import Source
+from coordinator.client import target
+from coordinator.client.pictures import FilePicture
+from coordinator.client.stream import Event, Reported, RunOptions, StreamRun, ToolEnded
 from coordinator.embedded import EmbeddedOptions, ServiceName, State, embedded_services
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from serving.channel import open_channel
@@ -78,7 +78,7 @@ async def _analyse(address: str, picture: Path) -> list[Event]:
         run = StreamRun(
             coordinator_pb2_grpc.CoordinatorServiceStub(channel),
             address,
-            [Source(picture, picture.name)],
+            [FilePicture(picture)],
             RunOptions(1, 10_000_000, coordinator_pb2.AnalyzeOptions(skip_llm=True)),
         )
         return [event async for event in run.events()]
@@ -112,10 +112,8 @@ async def test_a_service_that_cannot_start_is_named_with_the_end_of_its_log() ->
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_services_end_with_the_command_that_started_them(picture: Path, tmp_path: Path, number: signal.Signals) -> None:
     environment = {k: v for k, v in os.environ.items() if k != target.ADDRESS_VARIABLE} | {"TMPDIR": str(tmp_path)}
-    code = (
-        "import sys, coordinator.cli.target as t, coordinator.cli.__main__ as m; t.DEFAULT_ADDRESS = 'unix:/nowhere'; "
-    )
-    code += "sys.exit(m.main())"
+    code = "import sys, coordinator.client.target as t, coordinator.cli.__main__ as m; "
+    code += "t.DEFAULT_ADDRESS = 'unix:/nowhere'; sys.exit(m.main())"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "analyze", str(picture), "--no-llm", "--quiet"],
         cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

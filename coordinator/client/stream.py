@@ -1,18 +1,18 @@
-"""Many files over one stream: a bounded number of open items, every file exactly one outcome."""
+"""Many pictures over one stream: a bounded number of open items, every picture exactly one outcome."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from coordinator.cli.sources import Source
-from coordinator.cli.upload import Step, steps
+from coordinator.client.pictures import Picture
+from coordinator.client.upload import Step, steps
 from maifs.common.v1 import finding_pb2, image_pb2
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc, report_pb2
 from serving.errors import MaifsError, Reason
@@ -23,12 +23,12 @@ _Call = grpc.aio.StreamStreamCall[Step, coordinator_pb2.AnalyzeStreamResponse]
 _Task = asyncio.Task[MaifsError | None]
 
 MAX_TRIES = 6
-"""Times that a file is sent when the coordinator is full; then it is an error of that file."""
+"""Times that a picture is sent when the coordinator is full; then it is an error of that picture."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """All bytes of a file are on their way."""
+    """All bytes of a picture are on their way."""
 
     index: int
 
@@ -89,18 +89,23 @@ class _Attempt:
 
 
 class StreamRun:
-    """One call of AnalyzeStream over a list of files."""
+    """One call of AnalyzeStream. A picture's index is its place in the input, from 0."""
 
     def __init__(
         self,
         stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub,
         address: str,
-        sources: Sequence[Source],
+        pictures: Sequence[Picture] | AsyncIterator[Picture],
         options: RunOptions,
     ) -> None:
-        self._stub, self._address, self._sources, self._options = stub, address, sources, options
-        self._waiting = deque(_Attempt(index, 1) for index in range(len(sources)))
-        self._unfinished = set(range(len(sources)))
+        """Takes the pictures; an iterator is asked for the next one only when there is room for it."""
+        self._stub, self._address, self._options = stub, address, options
+        self._given = pictures if isinstance(pictures, Sequence) else ()
+        self._input = _each(pictures) if isinstance(pictures, Sequence) else pictures
+        self._all_drawn = False
+        self._drawn_count = 0
+        self._unfinished: dict[int, Picture] = {}
+        self._waiting: deque[_Attempt] = deque()
         self._open: dict[str, _Attempt] = {}
         self._slots = asyncio.Semaphore(options.concurrency)
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(maxsize=2 * options.concurrency)
@@ -108,31 +113,42 @@ class StreamRun:
         self._changed = asyncio.Event()
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Everything that happens; exactly one Reported or Failed for each file, whatever becomes of the call."""
+        """Everything that happens; exactly one Reported or Failed for each picture drawn, whatever becomes of the call.
+
+        Raises:
+            MaifsError: when the call was lost before an iterator came to its end; what it still holds was not drawn.
+                Of a sequence every picture is drawn.
+        """
         call = self._stub.AnalyzeStream(metadata=outgoing_metadata())
-        tasks = [asyncio.ensure_future(self._guard(call, work)) for work in (self._send(call), self._receive(call))]
-        closer = asyncio.ensure_future(self._close_after(*tasks))
+        receiver, *others = (
+            asyncio.ensure_future(self._guard(call, work))
+            for work in (self._receive(call), self._send(call), self._draw())
+        )
+        closer = asyncio.ensure_future(self._close_after(receiver, others))
         try:
             while (event := await self._events.get()) is not None:
                 yield event
-            reason = await closer
-            for index in sorted(self._unfinished):
-                yield Failed(index, reason or _ended_early(self._address))
+            reason = await closer or _ended_early(self._address)
+            for index in (*sorted(self._unfinished), *range(self._drawn_count, len(self._given))):
+                yield Failed(index, reason)
+            if not self._all_drawn and not self._given:
+                raise reason
         finally:
             call.cancel()
-            for task in (*tasks, closer, *self._retries):
+            for task in (receiver, *others, closer, *self._retries):
                 task.cancel()
-            await asyncio.gather(*tasks, closer, *self._retries, return_exceptions=True)
+            await asyncio.gather(receiver, *others, closer, *self._retries, return_exceptions=True)
 
-    async def _close_after(self, sender: _Task, receiver: _Task) -> MaifsError | None:
+    async def _close_after(self, receiver: _Task, others: Sequence[_Task]) -> MaifsError | None:
         """Waits for the end of the call and says why it ended; None after an orderly end."""
         try:
             await asyncio.wait({receiver})
-            sender.cancel()
-            await asyncio.wait({sender})
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
         finally:
             await self._events.put(None)
-        for task in (receiver, sender):
+        for task in (receiver, *others):
             if not task.cancelled() and (error := task.result()) is not None:
                 return error
         return None
@@ -149,22 +165,31 @@ class StreamRun:
             raise
         return None
 
+    async def _draw(self) -> None:
+        """Takes pictures from the input; each holds a slot from here to its end, also while it waits for a retry."""
+        await self._slots.acquire()
+        async for picture in self._input:
+            self._unfinished[self._drawn_count] = picture
+            self._waiting.append(_Attempt(self._drawn_count, 1))
+            self._drawn_count += 1
+            self._changed.set()
+            await self._slots.acquire()
+        self._all_drawn = True
+        self._changed.set()
+
     async def _send(self, call: _Call) -> None:
-        while self._unfinished:
-            if not self._waiting:
+        while self._unfinished or not self._all_drawn:
+            if self._waiting:
+                await self._send_item(call, self._waiting.popleft())
+            else:
                 self._changed.clear()
                 await self._changed.wait()
-                continue
-            await self._slots.acquire()
-            await self._send_item(call, self._waiting.popleft())
         await call.done_writing()
 
     async def _send_item(self, call: _Call, attempt: _Attempt) -> None:
-        source, item_id = self._sources[attempt.index], attempt.item_id
+        picture, item_id = self._unfinished[attempt.index], attempt.item_id
         try:
-            if source.fault:
-                raise MaifsError(Reason.FILE_UNREADABLE, f"{source.display!r}: {source.fault}.")
-            messages = steps(source.path, item_id, self._options.analyze, self._options.max_image_bytes)
+            messages = steps(picture, item_id, self._options.analyze, self._options.max_image_bytes)
             async with aclosing(messages):
                 async for message in messages:
                     if message.HasField("begin"):
@@ -176,7 +201,6 @@ class StreamRun:
         except MaifsError as error:
             if self._open.pop(item_id, None):
                 await call.write(Step(item_id=item_id, cancel=image_pb2.CancelItem()))
-            self._slots.release()
             await self._finish(Failed(attempt.index, error))
 
     async def _receive(self, call: _Call) -> None:
@@ -192,24 +216,21 @@ class StreamRun:
         elif kind == "verdict_reached":
             await self._events.put(VerdictKnown(index, event.verdict_reached))
         elif kind == "report":
-            self._end(attempt)
+            del self._open[attempt.item_id]
             await self._finish(Reported(index, event.report))
         elif kind == "error":
-            self._end(attempt)
+            del self._open[attempt.item_id]
             error = from_status(event.error)
             if error.retry_after_s > 0 and attempt.number < MAX_TRIES:
                 self._retry(attempt, error.retry_after_s)
             else:
                 await self._finish(Failed(index, error))
 
-    def _end(self, attempt: _Attempt) -> None:
-        del self._open[attempt.item_id]
-        self._slots.release()
-
     async def _finish(self, event: Reported | Failed) -> None:
-        self._unfinished.discard(event.index)
-        self._changed.set()
+        del self._unfinished[event.index]
         await self._events.put(event)
+        self._slots.release()
+        self._changed.set()
 
     def _retry(self, attempt: _Attempt, delay_s: float) -> None:
         async def later() -> None:
@@ -220,6 +241,11 @@ class StreamRun:
         task = asyncio.ensure_future(later())
         self._retries.add(task)
         task.add_done_callback(self._retries.discard)
+
+
+async def _each(pictures: Sequence[Picture]) -> AsyncIterator[Picture]:
+    for picture in pictures:
+        yield picture
 
 
 def _ended_early(address: str) -> MaifsError:

@@ -1,0 +1,1 @@
+"""MAIFS from Python."""
