@@ -1,0 +1,194 @@
+"""maifs.coordinator.v1.BatchService on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.journal.convert import to_batch, to_item
+from coordinator.journal.journal import Journal
+from coordinator.journal.records import BatchRecord, BatchState, ItemRecord
+from coordinator.journal.runner import BatchRunner, failure
+from coordinator.journal.submission import Submission
+from coordinator.journal.watch import Watch
+from maifs.coordinator.v1 import batch_pb2, batch_pb2_grpc, coordinator_pb2, report_pb2
+from serving.errors import MaifsError, Reason
+from serving.item_stream import ItemLimits
+
+DEFAULT_PAGE = 100
+LARGEST_PAGE = 1000
+_FIRST = 2**62
+_EVENTS_AT_A_TIME = 8
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A journal and the work on it."""
+
+    journal: Journal
+    runner: BatchRunner
+
+
+class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
+    """Translates between the contract and the journal."""
+
+    def __init__(
+        self,
+        batches: Batches | None,
+        limits: ItemLimits,
+        check_options: Callable[[coordinator_pb2.AnalyzeOptions], object],
+    ) -> None:
+        """Takes the batches (None: every call is refused), the limits, and what raises INVALID_REQUEST for options."""
+        self._batches, self._limits, self._check_options = batches, limits, check_options
+
+    @property
+    def _journal(self) -> Journal:
+        if self._batches is None:
+            raise MaifsError(
+                Reason.NO_JOURNAL,
+                "This coordinator keeps no journal, so it takes no batches.",
+                "Set coordinator.state_folder, or use AnalyzeStream.",
+            )
+        if not self._batches.journal.is_open:
+            raise MaifsError(
+                Reason.SHUTTING_DOWN, "The journal is not open: the service starts or ends.", retry_after_s=0.5
+            )
+        return self._batches.journal
+
+    def _is_running(self, item: ItemRecord) -> bool:
+        return self._batches is not None and self._batches.runner.is_running(item.number)
+
+    def _batch(self, batch: BatchRecord) -> batch_pb2.Batch:
+        return to_batch(batch, self._journal.watches.problem)
+
+    async def SubmitBatch(  # noqa: N802
+        self, request_iterator: AsyncIterator[batch_pb2.SubmitBatchRequest], context: Any
+    ) -> AsyncIterator[batch_pb2.SubmitBatchResponse]:
+        """Items in."""
+        submission = Submission(self._journal, self._limits, self._check_options)
+        async for response in submission.run(request_iterator):
+            yield response
+
+    async def WatchBatch(  # noqa: N802
+        self, request: batch_pb2.WatchBatchRequest, context: Any
+    ) -> AsyncIterator[batch_pb2.WatchBatchResponse]:
+        """Ends out."""
+        with self._journal.watches.watch(request.batch_id) as watch:
+            cursor, told = request.after_sequence, None
+            while True:
+                watch.changed.clear()
+                batch = await self._journal.read(lambda queries: queries.batch(request.batch_id))
+                message = self._batch(batch)
+                if told is None or message.problem != told:
+                    yield batch_pb2.WatchBatchResponse(batch=message)
+                    told = message.problem
+                async for response in self._progress(request, watch):
+                    yield response
+                before = cursor
+                async for ended in self._ended(request, batch, cursor):
+                    cursor = ended.item.sequence
+                    yield batch_pb2.WatchBatchResponse(ended=ended)
+                if cursor > before:
+                    continue  # there may be more
+                over = batch.state in {BatchState.DONE, BatchState.CANCELLED}
+                if over or request.snapshot:
+                    yield batch_pb2.WatchBatchResponse(batch=message)
+                    return
+                if self._journal.watches.closed:
+                    raise MaifsError(Reason.SHUTTING_DOWN, "The coordinator ends; the batch goes on when it is back.")
+                await watch.changed.wait()
+
+    async def _progress(
+        self, request: batch_pb2.WatchBatchRequest, watch: Watch
+    ) -> AsyncIterator[batch_pb2.WatchBatchResponse]:
+        while watch.progress:
+            position, event = watch.progress.popleft()
+            if request.progress:
+                progress = batch_pb2.ItemProgress(position=position, event=event)
+                yield batch_pb2.WatchBatchResponse(progress=progress)
+
+    async def _ended(
+        self, request: batch_pb2.WatchBatchRequest, batch: BatchRecord, cursor: int
+    ) -> AsyncIterator[batch_pb2.ItemEnded]:
+        """A few ends; one report at a time is in memory."""
+        items = await self._journal.read(lambda queries: queries.ended_after(batch.number, cursor, _EVENTS_AT_A_TIME))
+        for item in items:
+            ended = batch_pb2.ItemEnded(item=to_item(item))
+            if not request.skip_reports:
+                await self._add_report(item.number, ended)
+            yield ended
+
+    async def _add_report(self, number: int, message: batch_pb2.ItemEnded | batch_pb2.GetReportResponse) -> None:
+        report = await self._journal.read(lambda queries: queries.report(number))
+        if report:
+            message.report.CopyFrom(report_pb2.Report.FromString(report))
+
+    async def GetBatch(  # noqa: N802
+        self, request: batch_pb2.GetBatchRequest, context: Any
+    ) -> batch_pb2.GetBatchResponse:
+        """One batch."""
+        batch = await self._journal.read(lambda queries: queries.batch(request.batch_id))
+        return batch_pb2.GetBatchResponse(batch=self._batch(batch))
+
+    async def ListBatches(  # noqa: N802
+        self, request: batch_pb2.ListBatchesRequest, context: Any
+    ) -> batch_pb2.ListBatchesResponse:
+        """A page of batches."""
+        size, before = _page_size(request.page_size), _page_token(request.page_token, _FIRST)
+        found = await self._journal.read(lambda queries: queries.batches(before, size + 1))
+        token = str(found[size - 1].number) if len(found) > size else ""
+        return batch_pb2.ListBatchesResponse(
+            batches=[self._batch(batch) for batch in found[:size]], next_page_token=token
+        )
+
+    async def ListBatchItems(  # noqa: N802
+        self, request: batch_pb2.ListBatchItemsRequest, context: Any
+    ) -> batch_pb2.ListBatchItemsResponse:
+        """A page of items."""
+        size, after = _page_size(request.page_size), _page_token(request.page_token, 0)
+        found = await self._journal.read(lambda queries: queries.items(request.batch_id, after, size + 1))
+        items = [to_item(item, running=self._is_running(item)) for item in found[:size]]
+        token = str(items[-1].position) if len(found) > size else ""
+        return batch_pb2.ListBatchItemsResponse(items=items, next_page_token=token)
+
+    async def GetReport(  # noqa: N802
+        self, request: batch_pb2.GetReportRequest, context: Any
+    ) -> batch_pb2.GetReportResponse:
+        """One report."""
+        batch_id = request.batch_id
+        if bool(request.position) == bool(request.sha256) or (request.position and not batch_id):
+            raise MaifsError(Reason.INVALID_REQUEST, "Set batch_id with position, or sha256.")
+        if request.position:
+            item = await self._journal.read(lambda queries: queries.find_item(batch_id, request.position))
+        else:
+            batch_id, item = await self._journal.read(lambda queries: queries.find_content(request.sha256, batch_id))
+        message = to_item(item, running=self._is_running(item))
+        response = batch_pb2.GetReportResponse(batch_id=batch_id, item=message)
+        await self._add_report(item.number, response)
+        return response
+
+    async def CancelBatch(  # noqa: N802
+        self, request: batch_pb2.CancelBatchRequest, context: Any
+    ) -> batch_pb2.CancelBatchResponse:
+        """Ends what has not ended."""
+        error = MaifsError(Reason.CANCELLED, "The batch was cancelled.", "Submit it again to go on.")
+        await self._journal.cancel(request.batch_id, failure(error))
+        batch = await self._journal.read(lambda queries: queries.batch(request.batch_id))
+        if self._batches:
+            self._batches.runner.forget(batch.number)
+        return batch_pb2.CancelBatchResponse(batch=self._batch(batch))
+
+
+def _page_size(wanted: int) -> int:
+    if not 0 <= wanted <= LARGEST_PAGE:
+        raise MaifsError(Reason.INVALID_REQUEST, f"page_size is {wanted}; 0 to {LARGEST_PAGE} are allowed.")
+    return wanted or DEFAULT_PAGE
+
+
+def _page_token(token: str, first: int) -> int:
+    if not token:
+        return first
+    if not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise MaifsError(Reason.INVALID_REQUEST, "page_token is not one that this service gave.")
+    return int(token)
