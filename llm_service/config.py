@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llm_service.adapters import parse_adapters
 from serving.gpu.session import GpuConfig
 from serving.server import ServerConfig
 
@@ -30,6 +31,8 @@ class LlmConfig:
     """Devices that share each layer. The 4-GPU host uses 3."""
     pipeline_parallel_size: int = 1
     """Devices, or groups of them, that share the layers one after another."""
+    pad_heads: str = "auto"
+    """"auto" appends zero heads and columns where a model does not divide by tensor_parallel_size; "never" refuses."""
     dtype: str = "auto"
     """"auto" takes the checkpoint's; else "bfloat16", "float16" or "float32"."""
     quantization: str | None = None
@@ -48,6 +51,10 @@ class LlmConfig:
     """Most tokens that a request may ask for."""
     prefix_caching: bool = True
     """Whether prompts share the KV cache of equal beginnings; WarmPrefix needs it."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters that requests may ask for by name: "NAME=DIRECTORY" each. All are kept loaded."""
+    max_images_count: int = 2
+    """Pictures in one request to a vision-language model. Without effect on a model that takes text alone."""
     gpu_memory_utilization: float = 0.92
     """Share of each GPU's memory that the engine reserves, 0..1. Without effect on a CPU."""
     cpu_kv_cache_gib: int = 1
@@ -77,10 +84,15 @@ class LlmConfig:
             found.append("model is empty: give a name on the model hub or a directory")
         if self.dtype not in {"auto", "bfloat16", "float16", "float32"}:
             found.append(f"dtype = {self.dtype!r}: must be auto, bfloat16, float16 or float32")
+        if self.pad_heads not in {"auto", "never"}:
+            found.append(f"pad_heads = {self.pad_heads!r}: must be auto or never")
         if self.max_model_len_tokens_count < 16:
             found.append(f"max_model_len_tokens_count = {self.max_model_len_tokens_count}: must be at least 16")
         if self.max_queued_requests_count < 0:
             found.append(f"max_queued_requests_count = {self.max_queued_requests_count}: must be at least 0")
+        if self.max_images_count < 0:
+            found.append(f"max_images_count = {self.max_images_count}: must be at least 0")
+        found.extend(parse_adapters(self.adapters)[1])
         if not 0 < self.gpu_memory_utilization <= 1:
             found.append(f"gpu_memory_utilization = {self.gpu_memory_utilization}: must be above 0 and at most 1")
         if self.cpu_threads_count is not None and self.cpu_threads_count < 1:

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from llm_service.config import LlmConfig
+from llm_service.padding import PLUGIN
 
 
 def engine_environment(config: LlmConfig, socket_folder: Path) -> dict[str, str]:
@@ -30,6 +31,9 @@ def engine_environment(config: LlmConfig, socket_folder: Path) -> dict[str, str]
     }
     if Path(config.model).is_dir():
         variables["HF_HUB_OFFLINE"] = "1"
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN not in allowed.split(","):
+        variables["VLLM_PLUGINS"] = f"{allowed},{PLUGIN}"
     return variables
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from llm_service import environment
+from llm_service.adapters import adapter_arguments
 from llm_service.config import LlmConfig
 from llm_service.model_files import architectures, check_model_files
+from llm_service.padding import PLUGIN, config_overrides, register
 from llm_service.parent_watch import ParentWatch
-from llm_service.preflight import check_layout
+from llm_service.preflight import Prepared, check_layout
 from serving.errors import MaifsError, Reason
 
 _log = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class Launched:
     llm: Any
     """vllm.v1.engine.async_llm.AsyncLLM."""
     is_cpu: bool
+    prepared: Prepared
     phases_s: dict[str, float]
     """"import", "config", "engine" (processes, weights, KV cache), in seconds."""
 
@@ -46,7 +50,11 @@ def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool])
         MaifsError: MODEL_UNUSABLE when vLLM refuses the model or the layout; SHUTTING_DOWN when `stopping`.
     """
     check_model_files(config.model)
-    check_layout(config)
+    prepared = check_layout(config)
+    padding = padding_arguments(prepared)
+    if padding:
+        check_plugin()
+        _log.info("the model is padded", extra={"padding": str(prepared)})
     phases: dict[str, float] = {}
     environment.apply(environment.engine_environment(config, socket_folder))
     clock = _Phases(phases, stopping)
@@ -61,8 +69,9 @@ def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool])
     try:
         with clock.phase("config"):
             if is_cpu:
-                _inspect_in_process(config.model)
-            vllm_config = AsyncEngineArgs(**engine_arguments(config, is_cpu)).create_engine_config()
+                _inspect_in_process(_classes(config.model, padding))
+            arguments = engine_arguments(config, is_cpu) | padding
+            vllm_config = AsyncEngineArgs(**arguments).create_engine_config()
             vllm_config.additional_config = ParentWatch(os.getpid())
         with clock.phase("engine"):
             llm = AsyncLLM.from_vllm_config(vllm_config)
@@ -76,7 +85,7 @@ def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool])
             f"vLLM cannot run {config.model}: {_first_lines(error)}",
             "The engine's own messages are in the log above.",
         ) from error
-    return Launched(llm, is_cpu, phases)
+    return Launched(llm, is_cpu, prepared, phases)
 
 
 def engine_arguments(config: LlmConfig, is_cpu: bool) -> dict[str, Any]:
@@ -100,6 +109,8 @@ def engine_arguments(config: LlmConfig, is_cpu: bool) -> dict[str, Any]:
         "disable_log_stats": False,  # the phases of a request come from them
         "use_tqdm_on_load": False,
         "seed": 0,
+        "limit_mm_per_prompt": {"image": config.max_images_count, "video": 0, "audio": 0},
+        **adapter_arguments(config.adapters),
     }
     if is_cpu:
         arguments["block_size"] = CPU_BLOCK_TOKENS_COUNT
@@ -112,7 +123,40 @@ def engine_arguments(config: LlmConfig, is_cpu: bool) -> dict[str, Any]:
     return arguments
 
 
-def _inspect_in_process(model: str) -> None:
+def padding_arguments(prepared: Prepared) -> dict[str, Any]:
+    """What AsyncEngineArgs needs for a padded model; nothing for one that runs as it is."""
+    if prepared.sizes is None or prepared.padding is None:
+        return {}
+    return {
+        "hf_overrides": config_overrides(prepared.sizes, prepared.padding),
+        # Mistral's own format names and orders the weights of heads in another way.
+        "config_format": "hf",
+        "load_format": "hf",
+    }
+
+
+def check_plugin() -> None:
+    """Checks that vLLM's processes will find the padded classes.
+
+    Raises:
+        MaifsError: INVALID_CONFIG when this package was installed without its entry points.
+    """
+    if not any(entry.name == PLUGIN for entry in entry_points(group="vllm.general_plugins")):
+        raise MaifsError(
+            Reason.INVALID_CONFIG,
+            f"The padding plugin {PLUGIN} is not among the installed entry points of vllm.general_plugins.",
+            'Install this package again (pip install), or set pad_heads = "never" and another layout.',
+        )
+
+
+def _classes(model: str, padding: Mapping[str, Any]) -> list[str]:
+    if not padding:
+        return architectures(model)
+    register()
+    return list(padding["hf_overrides"]["architectures"])
+
+
+def _inspect_in_process(classes: Iterable[str]) -> None:
     """Spares the first start on a machine 12 s of CPU time.
 
     vLLM starts a whole Python to look at a model's class, lest the class initialise CUDA here; on a CPU that cannot
@@ -120,7 +164,7 @@ def _inspect_in_process(model: str) -> None:
     """
     from vllm import ModelRegistry
 
-    for architecture in architectures(Path(model)):
+    for architecture in classes:
         known = ModelRegistry.models.get(architecture)
         if known is not None:
             ModelRegistry.register_model(architecture, known.load_model_cls())

@@ -36,9 +36,24 @@ def _has_folder(path: Path) -> bool:
     return len(path.parts) > 1 and path.parent.is_dir()
 
 
-def architectures(path: Path) -> list[str]:
-    """Class names that a model directory's config.json gives; empty where there is none."""
-    table = read_model_config(path) or {}
+def find_model_config(model: str) -> dict[str, Any] | None:
+    """config.json of a model directory, or of a name on the model hub whose files are in the hub's cache here."""
+    path = Path(model)
+    if path.is_dir():
+        return read_model_config(path)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:
+        return None
+    return _read_json(Path(cached)) if isinstance(cached, str) else None
+
+
+def architectures(model: str) -> list[str]:
+    """Class names that config.json gives; empty where there is none at hand."""
+    table = find_model_config(model) or {}
     return [str(name) for name in table.get("architectures") or ()]
 
 

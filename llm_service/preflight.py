@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from llm_service.config import LlmConfig
-from llm_service.model_files import read_model_config
+from llm_service.model_files import find_model_config
 from serving.errors import MaifsError, Reason
-from serving.model_shapes import DecoderSizes, decoder_sizes
-from serving.sharding import find_faults
+from serving.known_models import known_shape
+from serving.model_config import decoder_sizes, model_shape
+from serving.model_memory import padding_cost
+from serving.model_shapes import DecoderSizes, ModelShape
+from serving.sharding import Padding, Verdict, check, describe_padding
 
 MAX_DEVICES = 8
-_NEAREST_COUNT = 3
+_NEAREST_COUNT = 4
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,38 @@ class Layout:
         )
 
 
-def layout_faults(sizes: DecoderSizes, layout: Layout) -> list[str]:
-    """The rules that a layout breaks, with numbers; empty when it runs."""
-    return find_faults(sizes, layout.tensor_parallel_size, layout.pipeline_parallel_size)
+@dataclass(frozen=True)
+class Prepared:
+    """What the preflight knows of a model that may start."""
+
+    sizes: DecoderSizes | None
+    """As stored; None for models of another kind, which are left to vLLM."""
+    padding: Padding | None
+    """What is appended; None when the model runs as it is."""
+    tensor_parallel_size: int
+
+    def __str__(self) -> str:
+        """E.g. "45/9 heads, 5/1 padded, +1.5 % weights, +12.5 % KV"; "none"."""
+        if self.sizes is None or self.padding is None:
+            return "none"
+        text = describe_padding(self.sizes, self.padding)
+        if isinstance(self.sizes, ModelShape):
+            text += f", {padding_cost(self.sizes, self.padding, self.tensor_parallel_size)}"
+        return text
 
 
-def nearest_layouts(sizes: DecoderSizes, wanted: Layout) -> list[Layout]:
+def judge_layout(sizes: DecoderSizes, layout: Layout, *, may_pad: bool) -> Verdict:
+    """See serving.sharding.check."""
+    return check(sizes, layout.tensor_parallel_size, layout.pipeline_parallel_size, may_pad=may_pad)
+
+
+def nearest_layouts(sizes: DecoderSizes, wanted: Layout, *, may_pad: bool) -> list[Layout]:
     """Layouts that run, nearest first: by the number of devices, and never more unless none is left, then by speed."""
     counts = range(1, MAX_DEVICES + 1)
     runs = [
         layout
         for layout in itertools.starmap(Layout, itertools.product(counts, counts))
-        if layout.devices_count <= MAX_DEVICES and not layout_faults(sizes, layout)
+        if layout.devices_count <= MAX_DEVICES and not judge_layout(sizes, layout, may_pad=may_pad).faults
     ]
 
     def distance(layout: Layout) -> tuple[bool, int, int]:
@@ -57,29 +78,48 @@ def nearest_layouts(sizes: DecoderSizes, wanted: Layout) -> list[Layout]:
     return sorted(runs, key=distance)[:_NEAREST_COUNT]
 
 
-def check_layout(config: LlmConfig) -> None:
-    """Checks the layout of a dense decoder that is given as a directory; all others are left to vLLM.
+def check_layout(config: LlmConfig) -> Prepared:
+    """Checks the layout of a dense decoder whose sizes are at hand; all others are left to vLLM.
 
     Raises:
         MaifsError: MODEL_UNUSABLE with every rule broken and the nearest layouts that run.
     """
-    table = read_model_config(Path(config.model))
-    sizes = _sizes(table) if table else None
+    sizes = find_sizes(config.model)
     if sizes is None:
-        return
+        return Prepared(None, None, config.tensor_parallel_size)
     wanted = Layout(config.tensor_parallel_size, config.pipeline_parallel_size)
-    faults = layout_faults(sizes, wanted)
-    if faults:
-        nearest = "; ".join(str(layout) for layout in nearest_layouts(sizes, wanted))
+    may_pad = config.pad_heads == "auto"
+    verdict = judge_layout(sizes, wanted, may_pad=may_pad)
+    if verdict.faults:
         raise MaifsError(
             Reason.MODEL_UNUSABLE,
-            f"{config.model} cannot run with {wanted}: {'; '.join(faults)}.",
-            f"The nearest layouts that run: {nearest}." if nearest else "No layout on up to 8 devices runs.",
+            f"{config.model} cannot run with {wanted}: {'; '.join(verdict.faults)}.",
+            _advice(sizes, wanted, may_pad=may_pad),
         )
+    return Prepared(sizes, verdict.padding, config.tensor_parallel_size)
 
 
-def _sizes(table: Mapping[str, Any]) -> DecoderSizes | None:
-    try:
+def find_sizes(model: str) -> DecoderSizes | None:
+    """The sizes of a dense decoder, from its config.json or the table of known models; None where there are none.
+
+    They are a ModelShape, from which bytes follow, where the weights are stored in a format that is planned.
+    """
+    table = find_model_config(model)
+    if table is None:
+        return known_shape(model)
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+        return model_shape(table, model)
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
         return decoder_sizes(table)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
+    return None
+
+
+def _advice(sizes: DecoderSizes, wanted: Layout, *, may_pad: bool) -> str:
+    nearest = "; ".join(
+        f"{layout} (padded)" if judge_layout(sizes, layout, may_pad=may_pad).padding else str(layout)
+        for layout in nearest_layouts(sizes, wanted, may_pad=may_pad)
+    )
+    advice = f"The nearest layouts that run: {nearest}." if nearest else "No layout on up to 8 devices runs."
+    if not may_pad and judge_layout(sizes, wanted, may_pad=True).padding:
+        advice += ' With pad_heads = "auto" it runs as it is wanted, padded by zero heads.'
+    return advice

@@ -1,4 +1,4 @@
-"""How a model splits over GPUs: vLLM's rules, padding by zero heads, bytes per GPU, sequences, decode bound.
+"""How a model splits over GPUs: vLLM's rules, and the padding by zeros that makes a model follow them.
 
 Pure arithmetic on shapes. vLLM checks only the query heads before it starts; the other rules are assertions inside
 its workers, so that a configuration which breaks them dies after minutes without a word for people. The rules are
@@ -9,28 +9,35 @@ MarlinLinearKernel (whole groups of 4-bit weights; odd widths it pads itself), v
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from serving.model_shapes import DecoderSizes, ModelShape
+from serving.model_shapes import DecoderSizes
+
+S = TypeVar("S", bound=DecoderSizes)
 
 VOCAB_MULTIPLE = 64
 """vLLM rounds the vocabulary up to this before it divides it by the tensor parallel size."""
-LLM_SERVICE_PADS_HEADS = False
-"""Whether our LLM service appends zero heads by itself; its preflight refuses layouts that need them otherwise."""
-KV_ELEMENT_BYTES = 2
-"""The KV cache holds 16-bit numbers."""
+_INTERMEDIATE_MULTIPLE = 64
+"""Padded columns per GPU come in these, which matrix kernels work on without a remainder."""
 
 
 @dataclass(frozen=True)
-class HeadPadding:
-    """Zero heads appended so that heads divide. Exact: a zero key gives a uniform softmax over zero values, and the
-    padded columns of the output projection are zero.
+class Padding:
+    """Sizes after zeros were appended, equal to the model's own where nothing was.
+
+    Exact. A zero key and value give a uniform softmax over zero values, a zero query any softmax, and the columns of
+    the output projection that read them are zero. silu(0) * 0 is zero and is read by zero columns. Padded rows of
+    the vocabulary are cut off before sampling, as vLLM's own are.
     """
 
     query_heads: int
     kv_heads: int
+    intermediate_size: int
+    vocab_size: int
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,9 @@ class Verdict:
     """Whether a model runs with a tensor and pipeline parallel size."""
 
     faults: tuple[str, ...]
-    """Rules that no padding of heads mends; empty when it can run."""
-    padding: HeadPadding | None
-    """Heads that the model needs; None when it runs as it is."""
+    """Rules that are broken and that no padding mends; empty when it can run."""
+    padding: Padding | None
+    """What the model needs to run; None when it runs as it is, or not at all."""
 
 
 def kv_heads_divide(kv_heads: int, tensor_parallel: int) -> bool:
@@ -50,45 +57,31 @@ def kv_heads_divide(kv_heads: int, tensor_parallel: int) -> bool:
     return tensor_parallel % kv_heads == 0
 
 
-def pad_heads(query_heads: int, kv_heads: int, tensor_parallel: int) -> HeadPadding | None:
-    """The smallest whole KV groups to which zero heads must be appended; None when nothing needs to be appended.
+def check(sizes: DecoderSizes, tensor_parallel: int, pipeline_parallel: int = 1, *, may_pad: bool = True) -> Verdict:
+    """Applies vLLM's rules to a layout, and pads where that helps.
 
-    kv' = smallest multiple of `tensor_parallel` that is at least `kv_heads`; q' = kv' * q / kv, so that each KV head
-    keeps its query heads.
+    Args:
+        sizes: the model as it is stored.
+        tensor_parallel: GPUs that share each layer.
+        pipeline_parallel: stages.
+        may_pad: whether zeros may be appended.
     """
-    if query_heads % tensor_parallel == 0 and kv_heads_divide(kv_heads, tensor_parallel):
-        return None
-    kv = math.ceil(kv_heads / tensor_parallel) * tensor_parallel
-    return HeadPadding(kv * (query_heads // kv_heads), kv)
-
-
-def padded(shape: ModelShape, padding: HeadPadding | None) -> ModelShape:
-    """The shape with its zero heads; exact file sizes are scaled with it."""
+    faults = find_faults(sizes, tensor_parallel, pipeline_parallel)
+    padding = find_padding(sizes, tensor_parallel) if faults and may_pad else None
     if padding is None:
-        return shape
-    wide = replace(shape, query_heads=padding.query_heads, kv_heads=padding.kv_heads)
-    if shape.checkpoint_bytes is None:
-        return wide
-    growth = _total_bytes(wide) / _total_bytes(shape)
-    return replace(wide, checkpoint_bytes=round(shape.checkpoint_bytes * growth))
-
-
-def check(shape: ModelShape, tensor_parallel: int, pipeline_parallel: int = 1) -> Verdict:
-    """Applies `find_faults` to a layout, with zero heads appended where only the heads stand in the way."""
-    has_groups = shape.query_heads % shape.kv_heads == 0
-    padding = pad_heads(shape.query_heads, shape.kv_heads, tensor_parallel) if has_groups else None
-    return Verdict(tuple(find_faults(padded(shape, padding), tensor_parallel, pipeline_parallel)), padding)
+        return Verdict(tuple(faults), None)
+    if sizes.padding_obstacle:
+        return Verdict((*faults, sizes.padding_obstacle), None)
+    left = find_faults(padded(sizes, padding), tensor_parallel, pipeline_parallel)
+    return Verdict(tuple(left), None if left else padding)
 
 
 def find_faults(sizes: DecoderSizes, tensor_parallel: int, pipeline_parallel: int = 1) -> list[str]:
     """The rules of vLLM that a layout breaks, with numbers; empty when the model runs as it is."""
     faults = _head_faults(sizes, tensor_parallel)
     if sizes.intermediate_size % tensor_parallel:
-        faults.append(
-            f"the intermediate size {sizes.intermediate_size} does not divide by {tensor_parallel} "
-            f"(the next that does: {_next_multiple(sizes.intermediate_size, tensor_parallel)})"
-        )
-    vocab = _next_multiple(sizes.vocab_size, VOCAB_MULTIPLE)
+        faults.append(f"the intermediate size {sizes.intermediate_size} does not divide by {tensor_parallel}")
+    vocab = next_multiple(sizes.vocab_size, VOCAB_MULTIPLE)
     if vocab % tensor_parallel:
         faults.append(f"the vocabulary of {sizes.vocab_size}, padded to {vocab}, does not divide by {tensor_parallel}")
     if not faults and tensor_parallel > 1:
@@ -133,7 +126,92 @@ def _block_faults(sizes: DecoderSizes, tensor_parallel: int) -> list[str]:
     return list(dict.fromkeys(faults))
 
 
-def _next_multiple(value: int, step: int) -> int:
+def find_padding(sizes: DecoderSizes, tensor_parallel: int) -> Padding | None:
+    """The smallest sizes that follow the rules of tensor parallelism; None when no padding by whole groups does."""
+    heads = _pad_heads(sizes, tensor_parallel)
+    if heads is None:
+        return None
+    block = math.lcm(sizes.block.inputs, sizes.block.outputs)
+    inner = sizes.intermediate_size
+    if inner % (block * tensor_parallel):
+        if inner % block:
+            return None
+        inner = next_multiple(inner, math.lcm(_INTERMEDIATE_MULTIPLE, block) * tensor_parallel)
+    vocab = sizes.vocab_size
+    if next_multiple(vocab, VOCAB_MULTIPLE) % tensor_parallel:
+        vocab = next_multiple(vocab, math.lcm(VOCAB_MULTIPLE, tensor_parallel))
+    return Padding(*heads, inner, vocab)
+
+
+def _pad_heads(sizes: DecoderSizes, tensor_parallel: int) -> tuple[int, int] | None:
+    """Query and KV heads with the fewest zeros appended.
+
+    Whole KV groups are appended, or, where the KV heads are repeated anyway, zero query heads to every group. Of two
+    ways the one with fewer rows of weights on each GPU is taken, KV heads counted as repeated.
+    """
+    if sizes.query_heads % sizes.kv_heads:
+        return None
+    group = sizes.query_heads // sizes.kv_heads
+
+    def cost(heads: tuple[int, int]) -> tuple[float, int]:
+        query, kv = heads
+        return query / tensor_parallel + max(1.0, kv / tensor_parallel), kv
+
+    fitting = (
+        heads for heads in _wider_heads(sizes.kv_heads, group, tensor_parallel) if _heads_fit(sizes, heads, group)
+    )
+    return min((heads for heads in fitting if _shards_fit(sizes, heads, tensor_parallel)), key=cost, default=None)
+
+
+def _wider_heads(kv_heads: int, group: int, tensor_parallel: int) -> Iterator[tuple[int, int]]:
+    """Query and KV heads that divide, up to the group and the count after which every pattern has come once."""
+    most = next_multiple(kv_heads, tensor_parallel) + 3 * tensor_parallel
+    for kv, size in itertools.product(range(kv_heads, most + 1), range(group, group + tensor_parallel)):
+        if kv * size % tensor_parallel == 0 and kv_heads_divide(kv, tensor_parallel):
+            yield kv * size, kv
+
+
+def _heads_fit(sizes: DecoderSizes, heads: tuple[int, int], group: int) -> bool:
+    """Whether zeros can be put in their places without parting a quantisation block."""
+    query, kv = heads
+    block = math.lcm(sizes.block.inputs, sizes.block.outputs)
+    chunks = [sizes.query_heads] if query // kv == group else [group, query // kv]
+    if kv != sizes.kv_heads and sizes.kv_heads * sizes.head_dim % sizes.block.outputs:
+        return False
+    return not any(heads_count * sizes.head_dim % block for heads_count in chunks)
+
+
+def _shards_fit(sizes: DecoderSizes, heads: tuple[int, int], tensor_parallel: int) -> bool:
+    if tensor_parallel == 1:
+        return True
+    query, kv = heads
+    attention = query * sizes.head_dim // tensor_parallel
+    each = max(1, kv // tensor_parallel) * sizes.head_dim
+    return not (attention % sizes.block.inputs or attention % sizes.block.outputs or each % sizes.block.outputs)
+
+
+def padded(sizes: S, padding: Padding | None) -> S:
+    """The sizes with what is appended."""
+    return sizes if padding is None else replace(sizes, **vars(padding))
+
+
+def describe_padding(sizes: DecoderSizes, padding: Padding) -> str:
+    """E.g. "45/9 heads, 5/1 padded; intermediate size 19008, 64 padded"."""
+    parts = []
+    heads = (padding.query_heads - sizes.query_heads, padding.kv_heads - sizes.kv_heads)
+    if any(heads):
+        parts.append(f"{padding.query_heads}/{padding.kv_heads} heads, {heads[0]}/{heads[1]} padded")
+    for name, wide, own in (
+        ("intermediate size", padding.intermediate_size, sizes.intermediate_size),
+        ("vocabulary", padding.vocab_size, sizes.vocab_size),
+    ):
+        if wide > own:
+            parts.append(f"{name} {wide}, {wide - own} padded")
+    return "; ".join(parts)
+
+
+def next_multiple(value: int, step: int) -> int:
+    """The smallest multiple of `step` that is at least `value`."""
     return math.ceil(value / step) * step
 
 
@@ -144,90 +222,3 @@ def split_layers(layers: int, stages: int) -> tuple[int, ...]:
     for i in range(2, rest + 2):
         counts[-i] += 1
     return tuple(counts)
-
-
-@dataclass(frozen=True)
-class StageBytes:
-    """Bytes on each GPU of a pipeline stage."""
-
-    weights: float
-    read_per_token: float
-    """Weights that one decoded token reads: all but the input embedding, of which it needs one row."""
-    kv_per_token: int
-
-
-def stage_bytes(shape: ModelShape, tensor_parallel: int, pipeline_parallel: int = 1) -> tuple[StageBytes, ...]:
-    """What each pipeline stage needs on each of its GPUs.
-
-    Args:
-        shape: with its zero heads, if any.
-        tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: stages.
-    """
-    scale = shape.checkpoint_bytes / _total_bytes(shape) if shape.checkpoint_bytes else 1.0
-    layer, embedding = _layer_bytes(shape, tensor_parallel), _embedding_bytes(shape, tensor_parallel)
-    kv_heads = max(1, shape.kv_heads // tensor_parallel)
-    last = pipeline_parallel - 1
-    stages = []
-    for stage, layers in enumerate(split_layers(shape.layers, pipeline_parallel)):
-        head = embedding + 2 * shape.hidden_size if stage == last else 0.0
-        is_shared = shape.tied_embeddings and last == 0
-        lookup = embedding if stage == 0 and not is_shared else 0.0
-        read = (layers * layer + head) * scale
-        kv = layers * 2 * kv_heads * shape.head_dim * KV_ELEMENT_BYTES
-        stages.append(StageBytes(read + lookup * scale, read, kv))
-    return tuple(stages)
-
-
-def _layer_bytes(shape: ModelShape, tensor_parallel: int) -> float:
-    """One layer on one GPU: linear weights and biases divided (few KV heads repeated), norms on each."""
-    repeats = max(1.0, tensor_parallel / shape.kv_heads)
-    q, k, v, *rest = (shape.linear_bytes(*matrix) for matrix in shape.layer_matrices)
-    linear = q + (k + v) * repeats + sum(rest)
-    if shape.qkv_bias:
-        linear += 2 * (shape.query_heads + 2 * shape.kv_heads * repeats) * shape.head_dim
-    norms = 2 * (2 * shape.hidden_size + (2 * shape.head_dim if shape.qk_norm else 0))
-    return linear / tensor_parallel + norms
-
-
-def _embedding_bytes(shape: ModelShape, tensor_parallel: int) -> float:
-    return 2.0 * _next_multiple(shape.vocab_size, VOCAB_MULTIPLE) * shape.hidden_size / tensor_parallel
-
-
-def _total_bytes(shape: ModelShape) -> float:
-    """All weights in one place, as a checkpoint holds them."""
-    embeddings = 2.0 * shape.embedding_parameters * (1 if shape.tied_embeddings else 2)
-    return shape.layers * _layer_bytes(shape, 1) + embeddings + 2 * shape.hidden_size
-
-
-def sequences(stages: Sequence[StageBytes], kv_bytes: Sequence[float], tokens: int) -> int:
-    """Sequences of `tokens` tokens whose KV cache fits; the tightest stage decides.
-
-    Args:
-        stages: see stage_bytes.
-        kv_bytes: bytes left for the cache on each GPU of each stage.
-        tokens: length of one sequence.
-    """
-    return min(
-        max(0, math.floor(left / (stage.kv_per_token * tokens))) for stage, left in zip(stages, kv_bytes, strict=True)
-    )
-
-
-def decode_tokens_per_s(
-    stages: Sequence[StageBytes], memory_bytes_per_s: float, offload_bytes: float = 0.0, link_bytes_per_s: float = 1.0
-) -> float:
-    """Upper bound of one sequence's decode rate: each token reads every weight once, stage after stage.
-
-    Communication and kernels' own time only lower it.
-
-    Args:
-        stages: see stage_bytes.
-        memory_bytes_per_s: bandwidth of the slowest GPU's memory.
-        offload_bytes: weights per GPU that stay in the host's memory.
-        link_bytes_per_s: bandwidth between host and GPU.
-    """
-    seconds = 0.0
-    for stage in stages:
-        away = min(offload_bytes, stage.read_per_token)
-        seconds += (stage.read_per_token - away) / memory_bytes_per_s + away / link_bytes_per_s
-    return 1.0 / seconds

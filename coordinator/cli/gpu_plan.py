@@ -20,7 +20,8 @@ from serving.gpu.hosts import GIB, Host, host_of, parse_host, save_host
 from serving.gpu.inventory import take_inventory
 from serving.gpu.nvml import NvmlCallError, NvmlUnavailableError
 from serving.gpu.plan import RANKING, Assumptions, Option, Plan, make_plan
-from serving.model_shapes import ModelShape, Quantization, find_shape
+from serving.known_models import find_shape
+from serving.model_shapes import ModelShape, Quantization
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _option(option: Option, plan: Plan) -> dict[str, Any]:
         "pipeline_parallel_size": layout.pipeline_parallel,
         "replicas_count": layout.replicas,
         "offload_gib": layout.offload_gib,
-        "padding": padding and {"query_heads": padding.query_heads, "kv_heads": padding.kv_heads},
+        "padding": padding and vars(padding),
         "weights_bytes_per_gpu": [round(value) for value in option.weights_bytes],
         "kv_bytes_per_gpu": [round(value) for value in option.kv_bytes],
         "sequences_count": option.sequences,

@@ -10,7 +10,6 @@ from serving.errors import MaifsError, Reason
 from serving.gpu.hosts import GpuSpec
 from serving.gpu.plan import Option, Plan, pick
 from serving.model_shapes import Quantization
-from serving.sharding import LLM_SERVICE_PADS_HEADS
 
 NVIDIA_MAJOR = 195
 """Character device major of /dev/nvidiaN and, with minor 255, of /dev/nvidiactl."""
@@ -40,8 +39,6 @@ def _check(option: Option, plan: Plan) -> None:
     layout = option.layout
     if not option.valid:
         raise _refused(f"it cannot run: {option.reasons[0]}")
-    if option.padding and not LLM_SERVICE_PADS_HEADS:
-        raise _refused("it needs zero heads, which the LLM service does not append")
     if layout.replicas > 1 or layout.offload_gib:
         raise _refused("the LLM service runs one engine and offloads nothing")
     if plan.shape.quantization is Quantization.BF16 and layout.quantization is Quantization.AWQ:

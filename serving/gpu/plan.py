@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from serving import sharding
+from serving import model_memory, sharding
 from serving.gpu.hosts import GIB, GpuSpec, Host
 from serving.model_shapes import ModelShape, Quantization
 
@@ -70,7 +70,7 @@ class Option:
     """Why it cannot run; empty when it can."""
     notes: tuple[str, ...]
     """What it needs or costs."""
-    padding: sharding.HeadPadding | None
+    padding: sharding.Padding | None
     weights_bytes: tuple[float, ...]
     """Per GPU, one number for each pipeline stage; without what is offloaded."""
     kv_bytes: tuple[float, ...]
@@ -87,9 +87,8 @@ class Option:
 
     @property
     def served(self) -> bool:
-        """Whether our services can be configured for it: one engine, no offload, padding only where they do it."""
-        can_pad = self.padding is None or sharding.LLM_SERVICE_PADS_HEADS
-        return can_pad and self.layout.replicas == 1 and not self.layout.offload_gib
+        """Whether our services can be configured for it: one engine."""
+        return self.layout.replicas == 1
 
 
 @dataclass(frozen=True)
@@ -165,16 +164,16 @@ def judge(layout: Layout, host: Host, shape: ModelShape, assumptions: Assumption
     """The verdict on one layout, with its numbers whether it can run or not."""
     stored = shape.quantized(layout.quantization)
     verdict = sharding.check(stored, layout.tensor_parallel, layout.pipeline_parallel)
-    wide = sharding.padded(stored, None if verdict.faults else verdict.padding)
-    stages = sharding.stage_bytes(wide, layout.tensor_parallel, layout.pipeline_parallel)
+    wide = model_memory.padded_shape(stored, verdict.padding)
+    stages = model_memory.stage_bytes(wide, layout.tensor_parallel, layout.pipeline_parallel)
     gpus = host.gpus[: layout.llm_gpus]
     memory = min(gpu.memory_bytes for gpu in gpus)
     offload = layout.offload_gib * GIB
     weights = tuple(max(0.0, stage.weights - offload) for stage in stages)
     budget = memory * assumptions.memory_utilization - assumptions.overhead_bytes
     kv = tuple(budget - here for here in weights)
-    count = sharding.sequences(stages, kv, assumptions.max_model_len_tokens)
-    rate = sharding.decode_tokens_per_s(
+    count = model_memory.sequences(stages, kv, assumptions.max_model_len_tokens)
+    rate = model_memory.decode_tokens_per_s(
         stages, min(gpu.bandwidth_bytes_per_s for gpu in gpus), offload, assumptions.link_bytes_per_s
     )
     reasons = [*verdict.faults, *_hardware_faults(layout, host)]
@@ -226,16 +225,14 @@ def _vision_faults(layout: Layout, host: Host, assumptions: Assumptions) -> list
 def _notes(
     layout: Layout,
     shape: ModelShape,
-    padding: sharding.HeadPadding | None,
+    padding: sharding.Padding | None,
     weights: Sequence[float],
     budget: float,
 ) -> list[str]:
     notes = []
     if padding:
-        notes.append(
-            f"vLLM refuses {shape.query_heads} query heads over {layout.tensor_parallel} GPUs; runs with zero heads "
-            f"appended: {padding.query_heads} query, {padding.kv_heads} KV"
-        )
+        cost = model_memory.padding_cost(shape, padding, layout.tensor_parallel)
+        notes.append(f"vLLM refuses it unpadded; {sharding.describe_padding(shape, padding)}, {cost}")
     if layout.tensor_parallel in {3, 5, 7}:
         notes.append("no custom all-reduce for this size: NCCL instead")
     if layout.pipeline_parallel > 1:

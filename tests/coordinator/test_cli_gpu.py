@@ -24,7 +24,13 @@ def test_plan_of_the_four_gpu_host_as_json(capsys: pytest.CaptureFixture[str]) -
     assert code == ExitCode.OK
     options = {option["title"]: option for option in json.loads(out)["options"]}
     padded = options["3+1 TP=3 bf16"]
-    assert padded["padding"] == {"query_heads": 45, "kv_heads": 9}
+    assert padded["padding"] == {
+        "query_heads": 45,
+        "kv_heads": 9,
+        "intermediate_size": 27648,
+        "vocab_size": 152064,
+    }
+    assert padded["served"]
     assert padded["weights_bytes_per_gpu"][0] / GIB == pytest.approx(20.66, rel=0.01)
     assert padded["guide"]["corrections"]
     assert not options["4+0 TP=4 bf16, vision shares a GPU"]["valid"]

@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 
 from llm_service.config import LlmConfig
-from llm_service.preflight import Layout, check_layout, layout_faults, nearest_layouts
+from llm_service.preflight import Layout, check_layout, judge_layout, nearest_layouts
 from serving.errors import MaifsError, Reason
-from serving.model_shapes import Block, DecoderSizes, decoder_sizes
+from serving.model_config import decoder_sizes
+from serving.model_shapes import Block, DecoderSizes
+from serving.sharding import Padding
+
+
+def layout_faults(sizes: DecoderSizes, layout: Layout) -> list[str]:
+    return list(judge_layout(sizes, layout, may_pad=False).faults)
+
 
 QWEN_32B = DecoderSizes(64, 40, 8, 128, 27648, 152064)
 QWEN_7B = DecoderSizes(28, 28, 4, 128, 18944, 152064)
@@ -39,7 +46,7 @@ def test_refusal_names_every_rule_with_numbers() -> None:
     assert layout_faults(QWEN_7B, Layout(3, 1)) == [
         "28 attention heads do not divide by 3",
         "4 KV heads neither divide by 3 nor divide 3",
-        "the intermediate size 18944 does not divide by 3 (the next that does: 18945)",
+        "the intermediate size 18944 does not divide by 3",
     ]
 
 
@@ -72,11 +79,19 @@ def test_shards_hold_whole_groups_and_blocks() -> None:
 
 
 def test_nearest_layouts_use_no_more_devices_than_wanted() -> None:
-    assert nearest_layouts(QWEN_32B, Layout(3, 1)) == [Layout(1, 3), Layout(2, 1), Layout(1, 2)]
-    assert nearest_layouts(SMOLLM, Layout(2, 1)) == [Layout(1, 2), Layout(1, 1), Layout(3, 1)]
+    unpadded = nearest_layouts(QWEN_32B, Layout(3, 1), may_pad=False)
+    assert unpadded == [Layout(1, 3), Layout(2, 1), Layout(1, 2), Layout(1, 1)]
+    assert nearest_layouts(QWEN_32B, Layout(3, 1), may_pad=True)[0] == Layout(3, 1)
+    assert nearest_layouts(SMOLLM, Layout(2, 1), may_pad=False) == [
+        Layout(1, 2),
+        Layout(1, 1),
+        Layout(3, 1),
+        Layout(1, 3),
+    ]
 
 
 CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
     "num_hidden_layers": 64,
     "num_attention_heads": 40,
     "num_key_value_heads": 8,
@@ -86,9 +101,9 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def directory(folder: Path, table: dict[str, Any], tensor_parallel_size: int) -> LlmConfig:
+def directory(folder: Path, table: dict[str, Any], tensor_parallel_size: int, pad_heads: str = "never") -> LlmConfig:
     (folder / "config.json").write_text(json.dumps(table))
-    return replace(LlmConfig(), model=str(folder), tensor_parallel_size=tensor_parallel_size)
+    return replace(LlmConfig(), model=str(folder), tensor_parallel_size=tensor_parallel_size, pad_heads=pad_heads)
 
 
 @pytest.mark.parametrize(
@@ -137,4 +152,36 @@ def test_directory_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
     with pytest.raises(MaifsError, match=r"40 attention heads.*8 KV heads.*pipeline_parallel_size = 3") as caught:
         check_layout(config)
     assert caught.value.reason is Reason.MODEL_UNUSABLE
+    assert 'pad_heads = "auto"' in str(caught.value)
     check_layout(replace(config, tensor_parallel_size=2))
+
+
+def test_what_does_not_divide_is_padded_by_itself(tmp_path: Path) -> None:
+    prepared = check_layout(directory(tmp_path, CONFIG | {"model_type": "qwen2"}, 3, "auto"))
+    assert prepared.padding == Padding(45, 9, 27648, 152064)
+    assert str(prepared) == "45/9 heads, 5/1 padded, +1.5 % weights, +12.5 % KV"
+    assert check_layout(directory(tmp_path, CONFIG, 2, "auto")).padding is None
+
+
+def test_a_known_name_is_checked_without_its_files() -> None:
+    prepared = check_layout(replace(LlmConfig(), model="Qwen/Qwen2.5-32B-Instruct", tensor_parallel_size=3))
+    assert str(prepared).startswith("45/9 heads")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"architectures": ["GemmaForCausalLM"]}, "the architecture GemmaForCausalLM cannot be padded"),
+        ({"architectures": None}, "names no architecture"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "group_size": 128}},
+            "stored as gptq cannot be padded",
+        ),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "AWQ weights without groups"),
+        ({"use_sliding_window": True}, "Qwen2 models with use_sliding_window"),
+    ],
+)
+def test_a_model_that_cannot_be_padded_is_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MaifsError, match=reason) as caught:
+        check_layout(directory(tmp_path, CONFIG | changes, 3, "auto"))
+    assert "pipeline_parallel_size = 3" in str(caught.value)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_service.preflight import Layout, layout_faults
-from serving.model_shapes import decoder_sizes
+from serving.model_config import decoder_sizes
+from serving.sharding import find_faults
 from tests.model import prepared_model
 
 HEADS = [(40, 8), (28, 4), (32, 8), (9, 3), (14, 2), (12, 2), (64, 8), (16, 16), (24, 8), (15, 5), (6, 3)]
@@ -40,5 +40,5 @@ def test_preflight_agrees_with_vllm_on_heads(tmp_path: Path, monkeypatch: pytest
             except ValueError as error:
                 assert "attention heads" in str(error)
                 vllm_accepts = False
-            ours = not any("attention heads" in fault for fault in layout_faults(shape, Layout(tp, 1)))
+            ours = not any("attention heads" in fault for fault in find_faults(shape, tp))
             assert ours == vllm_accepts, (heads, kv_heads, tp)

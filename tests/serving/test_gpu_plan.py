@@ -11,7 +11,8 @@ from serving.errors import MaifsError, Reason
 from serving.gpu import guide
 from serving.gpu.hosts import GIB, parse_host, save_host
 from serving.gpu.plan import Assumptions, Option, Plan, Vision, make_plan, pick
-from serving.model_shapes import Quantization, find_shape
+from serving.known_models import find_shape
+from serving.model_shapes import Quantization
 
 ALL = tuple(Quantization)
 
@@ -53,7 +54,7 @@ def test_the_padded_split_is_the_best_and_says_what_it_needs(guided: Plan) -> No
     best = guided.best
     assert best is not None
     assert best.layout.title == "3+1 TP=3 bf16"
-    assert any("45 query, 9 KV" in note for note in best.notes)
+    assert any("45/9 heads, 5/1 padded, +1.5 % weights, +12.5 % KV" in note for note in best.notes)
 
 
 def test_vision_on_the_llm_s_gpus_is_refused_with_the_memory_left(guided: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import MaifsError, Reason
-from serving.model_shapes import KNOWN, Block, Quantization, find_shape, read_shape
+from serving.known_models import KNOWN, find_shape
+from serving.model_config import read_shape
+from serving.model_memory import decode_tokens_per_s, padded_shape, padding_cost, sequences, stage_bytes
+from serving.model_shapes import Block, DecoderSizes, Quantization
 from serving.sharding import (
-    HeadPadding,
+    Padding,
     check,
-    decode_tokens_per_s,
+    describe_padding,
+    find_faults,
+    find_padding,
     kv_heads_divide,
-    pad_heads,
     padded,
-    sequences,
     split_layers,
-    stage_bytes,
 )
 
 GIB = 1024**3
@@ -71,7 +74,7 @@ def test_qwen_32b_on_a100_40gb_agrees_with_the_hand_made_table(
 ) -> None:
     shape = QWEN_32B.quantized(Quantization(quantization))
     verdict = check(shape, tp, pp)
-    stages = stage_bytes(padded(shape, verdict.padding), tp, pp)
+    stages = stage_bytes(padded_shape(shape, verdict.padding), tp, pp)
     weights = [stage.weights for stage in stages]
     kv = [39.4 * GIB * 0.92 - 2 * GIB - here for here in weights]
     assert verdict.faults == ()
@@ -82,26 +85,75 @@ def test_qwen_32b_on_a100_40gb_agrees_with_the_hand_made_table(
 
 
 def test_tensor_parallel_3_of_qwen_32b_needs_45_and_9_heads() -> None:
-    assert check(QWEN_32B, 3).padding == HeadPadding(query_heads=45, kv_heads=9)
+    assert check(QWEN_32B, 3).padding == Padding(45, 9, 27_648, 152_064)
     assert check(QWEN_32B, 2).padding is None
+    unpadded = check(QWEN_32B, 3, may_pad=False)
+    assert unpadded.padding is None
+    assert unpadded.faults[0] == "40 attention heads do not divide by 3"
 
 
 def test_padding_costs_what_the_heads_cost() -> None:
-    wide = padded(QWEN_32B, HeadPadding(45, 9))
+    padding = Padding(45, 9, 27_648, 152_064)
+    wide = padded(QWEN_32B, padding)
     assert wide.parameters / QWEN_32B.parameters == pytest.approx(1.0154, abs=2e-4)
     kv = stage_bytes(wide, 1)[0].kv_per_token / stage_bytes(QWEN_32B, 1)[0].kv_per_token
     assert kv == pytest.approx(1.125)
     assert stage_bytes(QWEN_32B, 1)[0].kv_per_token == 262_144
+    assert str(padding_cost(QWEN_32B, padding, 3)) == "+1.5 % weights, +12.5 % KV"
+    assert describe_padding(QWEN_32B, padding) == "45/9 heads, 5/1 padded"
 
 
-@given(kv=st.integers(1, 64), group=st.integers(1, 16), tp=st.integers(1, 16))
-def test_padded_heads_always_divide_and_keep_the_groups(kv: int, group: int, tp: int) -> None:
-    padding = pad_heads(kv * group, kv, tp)
-    heads = padding or HeadPadding(kv * group, kv)
-    assert heads.query_heads % tp == 0
-    assert kv_heads_divide(heads.kv_heads, tp)
-    assert heads.query_heads // heads.kv_heads == group
-    assert heads.kv_heads >= kv
+@pytest.mark.parametrize(
+    ("name", "tp", "text"),
+    [
+        ("Qwen2.5-7B-Instruct", 3, "42/6 heads, 14/2 padded; intermediate size 19008, 64 padded"),
+        ("Meta-Llama-3-8B-Instruct", 3, "36/9 heads, 4/1 padded; intermediate size 14400, 64 padded"),
+        ("Qwen3-8B", 3, "36/9 heads, 4/1 padded; vocabulary 152064, 128 padded"),
+        (
+            "Qwen3-32B-FP8",
+            3,
+            "72/9 heads, 8/1 padded; intermediate size 25728, 128 padded; vocabulary 152064, 128 padded",
+        ),
+        ("Qwen2.5-7B-Instruct-AWQ", 3, "42/6 heads, 14/2 padded; intermediate size 19200, 256 padded"),
+        ("Qwen2.5-0.5B-Instruct", 4, "16/2 heads, 2/0 padded"),
+        ("SmolLM2-135M-Instruct", 2, "12/4 heads, 3/1 padded"),
+        ("Qwen2.5-14B-Instruct-AWQ", 8, "intermediate size 14336, 512 padded"),
+    ],
+)
+def test_what_is_appended(name: str, tp: int, text: str) -> None:
+    shape = find_shape(name)
+    verdict = check(shape, tp)
+    assert verdict.faults == ()
+    assert verdict.padding is not None
+    assert describe_padding(shape, verdict.padding) == text
+
+
+@given(
+    kv=st.integers(1, 64),
+    group=st.integers(1, 16),
+    tp=st.integers(1, 16),
+    inner=st.integers(1, 300),
+    vocab=st.integers(1, 200_000),
+    block=st.sampled_from([Block(), Block(128, 8), Block(128, 128), Block(32, 8)]),
+    head_dim=st.sampled_from([64, 128]),
+)
+def test_padding_never_shrinks_and_always_runs(
+    kv: int, group: int, tp: int, inner: int, vocab: int, block: Block, head_dim: int
+) -> None:
+    sizes = DecoderSizes(2, kv * group, kv, head_dim, inner * block.inputs, vocab, block)
+    padding = find_padding(sizes, tp)
+    if padding is None:
+        assert block != Block()
+        return
+    assert find_faults(padded(sizes, padding), tp) == []
+    assert padding.query_heads >= kv * group
+    assert padding.kv_heads >= kv
+    assert kv_heads_divide(padding.kv_heads, tp)
+    assert padding.query_heads // padding.kv_heads >= group
+    assert padding.intermediate_size >= sizes.intermediate_size
+    assert padding.vocab_size >= vocab
+    if not find_faults(sizes, tp):
+        assert padding == Padding(kv * group, kv, sizes.intermediate_size, vocab)
 
 
 def test_zero_heads_leave_attention_as_it_was() -> None:
@@ -110,8 +162,8 @@ def test_zero_heads_leave_attention_as_it_was() -> None:
     x = rng.normal(size=(tokens, hidden))
     wq, wk, wv = (rng.normal(size=(n * d, hidden)) for n in (q, kv, kv))
     wo = rng.normal(size=(hidden, q * d))
-    padding = pad_heads(q, kv, 3)
-    assert padding == HeadPadding(15, 3)
+    padding = find_padding(DecoderSizes(1, q, kv, d, 192, 192), 3)
+    assert padding == Padding(15, 3, 192, 192)
     more_q, more_kv = (padding.query_heads - q) * d, (padding.kv_heads - kv) * d
     wide = attention(
         x,
@@ -134,21 +186,25 @@ def attention(x: np.ndarray, wq: np.ndarray, wk: np.ndarray, wv: np.ndarray, wo:
     return np.asarray(mixed.transpose(1, 0, 2).reshape(len(x), -1) @ wo.T)
 
 
-@pytest.mark.parametrize(
-    ("model", "tp", "part"),
-    [
-        ("Qwen3-32B", 3, "vocabulary of 151936"),
-        ("Qwen3-32B", 3, "intermediate size 25600"),
-        ("Qwen2.5-7B-Instruct", 3, "the next that does: 18945"),
-        (
-            "Qwen2.5-14B-Instruct-AWQ",
-            8,
-            "1728, is not whole quantisation blocks of 128",
-        ),
-    ],
-)
-def test_what_padding_of_heads_does_not_mend_is_named(model: str, tp: int, part: str) -> None:
-    assert any(part in fault for fault in check(find_shape(model), tp).faults)
+def test_a_model_that_cannot_be_padded_is_refused_with_the_reason() -> None:
+    other = replace(QWEN_32B, padding_obstacle="weights stored as gptq cannot be padded")
+    assert check(other, 3).faults == (
+        "40 attention heads do not divide by 3",
+        "8 KV heads neither divide by 3 nor divide 3",
+        "weights stored as gptq cannot be padded",
+    )
+    assert check(other, 2).faults == ()
+
+
+def test_blocks_that_no_padding_makes_whole_are_named() -> None:
+    parted = DecoderSizes(2, 7, 7, 64, 1024, 192, Block(128, 128))  # 448 rows are three blocks and a half
+    assert check(parted, 7).faults == (
+        "the intermediate size 1024 does not divide by 7",
+        "the vocabulary of 192, padded to 192, does not divide by 7",
+    )
+    verdict = check(replace(parted, intermediate_size=896, vocab_size=448), 7)
+    assert verdict.padding is None
+    assert "the attention output of each rank, 64, is not whole quantisation blocks of 128" in verdict.faults
 
 
 def test_published_awq_of_the_72b_model_splits_by_8_and_its_own_size_would_not() -> None:
@@ -159,7 +215,9 @@ def test_published_awq_of_the_72b_model_splits_by_8_and_its_own_size_would_not()
 
 def test_few_kv_heads_are_repeated_on_more_gpus() -> None:
     shape = find_shape("Qwen2.5-7B-Instruct")
-    assert check(shape, 28).padding is None
+    padding = check(shape, 28).padding
+    assert padding is not None
+    assert (padding.query_heads, padding.kv_heads) == (28, 4)
     assert stage_bytes(shape, 28)[0].kv_per_token == stage_bytes(shape, 4)[0].kv_per_token
 
 
@@ -182,6 +240,7 @@ def test_offload_is_bound_by_the_link() -> None:
 
 def write_model(folder: Path, **changes: object) -> Path:
     config = {
+        "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "num_hidden_layers": 1,
         "hidden_size": 64,

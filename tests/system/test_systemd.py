@@ -19,7 +19,8 @@ from serving.errors import MaifsError
 from serving.gpu import dropins
 from serving.gpu.hosts import Host, parse_host
 from serving.gpu.plan import Assumptions, Plan, make_plan
-from serving.model_shapes import Quantization, find_shape
+from serving.known_models import find_shape
+from serving.model_shapes import Quantization
 from tests.conftest import ROOT
 from vision_service.config import VisionConfig
 
@@ -134,7 +135,6 @@ def test_drop_ins_set_what_the_llm_service_understands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("title", "why"),
     [
-        ("3+1 TP=3 bf16", "zero heads"),
         ("3+1 3 replicas fp8", "one engine"),
         ("2+2 TP=2 awq", "-AWQ"),
         ("3+1 3 replicas bf16", "do not fit"),

@@ -12,7 +12,8 @@ import pytest
 from serving.gpu import dropins
 from serving.gpu.hosts import Host, parse_host
 from serving.gpu.plan import Assumptions, make_plan
-from serving.model_shapes import Quantization, find_shape
+from serving.known_models import find_shape
+from serving.model_shapes import Quantization
 from tests.serving import fake_nvml
 from tests.system.booted import SHARED, SOURCE, Booted, boot
 
