@@ -1,7 +1,8 @@
 """Runs the tools over pictures: decoding and tools in worker threads, results as each tool ends. Knows no gRPC.
 
 Work is scheduled by (picture, tool): one picture alone gets its tools in parallel; many pictures keep every worker
-busy. At most `workers` pictures are in decoded form at a time; the others wait as encoded bytes.
+busy. At most `workers` pictures are in decoded form at a time, and no more than the memory budget holds; the others
+wait as encoded bytes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import torch
 
 from serving.errors import MaifsError, Reason
 from vision_service.calibration import Calibration
-from vision_service.decode import decode
+from vision_service.decode import decode, read_size
 from vision_service.domain import HeatMap, Tool, ToolName, ToolResult
 from vision_service.limits import DecodeLimits
+from vision_service.memory import MemoryBudget, estimate_bytes, guarded
 from vision_service.runner import run_tool
 from vision_service.substrate import Substrate
 from vision_service.tools import TOOLS
@@ -49,6 +51,7 @@ class Analyzer:
         workers: threads.
         max_queued: items that may wait.
         calibration: weights of evidence.
+        memory: what pictures may take together.
         tools: the tools to run.
     """
 
@@ -59,9 +62,10 @@ class Analyzer:
         workers: int,
         max_queued: int,
         calibration: Calibration,
+        memory: MemoryBudget,
         tools: Sequence[Tool] = TOOLS,
     ) -> None:
-        self.limits, self.device, self.calibration = limits, device, calibration
+        self.limits, self.device, self.calibration, self.memory = limits, device, calibration, memory
         self.tools = {tool.name: tool for tool in tools}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vision")
         self._decoded = asyncio.Semaphore(workers)
@@ -77,7 +81,7 @@ class Analyzer:
             names: tools to run; all when empty.
 
         Raises:
-            MaifsError: QUEUE_FULL, or what `decode` raises.
+            MaifsError: QUEUE_FULL, EXCEEDS_MEMORY_BUDGET, OUT_OF_MEMORY, or what `decode` raises.
         """
         if self.waiting >= self._max_queued:
             raise MaifsError(
@@ -92,9 +96,13 @@ class Analyzer:
             await self._decoded.acquire()
         finally:
             self.waiting -= 1
-        queue_s = time.perf_counter() - start
+        size_bytes = 0
         running: set[asyncio.Future[ToolResult]] = set()
         try:
+            wanted_bytes = estimate_bytes(*await self._run(lambda: read_size(data, self.limits)))
+            await self.memory.acquire(wanted_bytes)
+            size_bytes = wanted_bytes
+            queue_s = time.perf_counter() - start
             substrate, timings_s = await self._run(lambda: _prepare(data, self.limits, self.device))
             chosen = [tool for name, tool in self.tools.items() if not names or name in names]
             running = {self._run_tool(tool, substrate) for tool in chosen}
@@ -110,10 +118,11 @@ class Analyzer:
             yield Analysis(substrate, ordered, timings_s, fused_map)
         finally:
             await _settle(running)
+            self.memory.release(size_bytes)
             self._decoded.release()
 
     def _run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return asyncio.get_running_loop().run_in_executor(self._pool, lambda: guarded(work, self.device))
 
     def _run_tool(self, tool: Tool, substrate: Substrate) -> asyncio.Future[ToolResult]:
         return self._run(lambda: run_tool(tool, substrate, self.calibration))

@@ -31,6 +31,9 @@ class VisionConfig:
     """Items of one stream that may be open at a time."""
     max_held_bytes: int = 1024 * 1024 * 1024
     """Encoded bytes held over all calls before new items are refused."""
+    memory_budget_mib: int = 4096
+    """Memory that pictures in work may take together, by an estimate of each; one that is larger alone is refused. On a
+    GPU torch is bound to it too."""
     calibration_file: Path | None = None
     """Calibration made by `python -m vision_service.calibrate`; the packaged one when not set."""
 
@@ -40,6 +43,8 @@ class VisionConfig:
         for name in ("workers", "max_queued_items", "max_open_items_per_stream", "max_held_bytes"):
             if getattr(self, name) < 1:
                 found.append(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.memory_budget_mib < 256:
+            found.append(f"memory_budget_mib = {self.memory_budget_mib}: must be at least 256")
         if self.device not in {"auto", "cpu", "cuda"} and not self.device.removeprefix("cuda:").isdigit():
             found.append(f"device = {self.device!r}: must be auto, cpu, cuda or cuda:N")
         if self.calibration_file and not self.calibration_file.is_file():

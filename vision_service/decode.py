@@ -39,6 +39,29 @@ def decode(data: bytes, limits: DecodeLimits, device: torch.device | None = None
     Raises:
         MaifsError: EMPTY_FILE, IMAGE_TOO_LARGE, NOT_AN_IMAGE, TOO_MANY_PIXELS or CORRUPT_IMAGE.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns about odd metadata, which is our daily bread
+        image = _admit(data, limits)
+        container = _container(image, data)
+        rgb = _pixels(image)
+        if container.format == "PNG":  # text chunks after the pixels are known only now
+            container = replace(container, text=metadata.read_text(image), xmp=metadata.read_xmp(image))
+    return Substrate(data=data, container=container, rgb=rgb, device=device or torch.device("cpu"))
+
+
+def read_size(data: bytes, limits: DecodeLimits) -> tuple[int, int]:
+    """Width and height in pixels of a file that `decode` would begin to decode, from its header.
+
+    Raises:
+        MaifsError: see `decode`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _admit(data, limits).size
+
+
+def _admit(data: bytes, limits: DecodeLimits) -> Image.Image:
+    """The opened file, none of its pixels decoded yet."""
     if not data:
         raise MaifsError(Reason.EMPTY_FILE, "The file is empty (0 bytes).", "Send the image file's bytes.")
     if len(data) > limits.max_image_bytes:
@@ -47,15 +70,9 @@ def decode(data: bytes, limits: DecodeLimits, device: torch.device | None = None
             f"The file has {len(data):,} bytes; the limit is {limits.max_image_bytes:,}.",
             "Raise max_image_bytes in the service's configuration if such files are expected.",
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about odd metadata, which is our daily bread
-        image = _open(data)
-        _check_size(image, limits)
-        container = _container(image, data)
-        rgb = _pixels(image)
-        if container.format == "PNG":  # text chunks after the pixels are known only now
-            container = replace(container, text=metadata.read_text(image), xmp=metadata.read_xmp(image))
-    return Substrate(data=data, container=container, rgb=rgb, device=device or torch.device("cpu"))
+    image = _open(data)
+    _check_size(image, limits)
+    return image
 
 
 def _open(data: bytes) -> Image.Image:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 
+import torch
+
 from vision_service.calibration import Calibration
 from vision_service.domain import Finding, Observation, Outcome, Test, Tool, ToolResult, Verdict, Weight
 from vision_service.substrate import Substrate
@@ -41,10 +43,16 @@ def run_tool(tool: Tool, substrate: Substrate, calibration: Calibration) -> Tool
 
 
 def observe(test: Test, substrate: Substrate) -> tuple[Observation, float]:
-    """Runs one test; returns what it saw (FAILED when it raised or broke its contract) and the seconds it took."""
+    """Runs one test; returns what it saw (FAILED when it raised or broke its contract) and the seconds it took.
+
+    Raises:
+        torch.OutOfMemoryError, MemoryError: there is not enough memory now.
+    """
     start = time.perf_counter()
     try:
         observation = test.run(substrate)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise  # the whole picture's matter: the same test may pass once others have ended
     except Exception as error:  # noqa: BLE001 - one broken test must not silence the others
         observation = _failed(f"{type(error).__name__}: {error}".strip(": "))
     if observation.outcome is Outcome.TESTED and not math.isfinite(observation.score):

@@ -18,6 +18,7 @@ from vision_service.calibration import Calibration
 from vision_service.config import VisionConfig
 from vision_service.device import choose_device, describe_device
 from vision_service.domain import Outcome
+from vision_service.memory import MemoryBudget, limit_device
 from vision_service.servicer import VisionServicer
 
 _log = logging.getLogger(__name__)
@@ -31,9 +32,10 @@ class VisionService:
     def __init__(self, config: VisionConfig) -> None:
         device = choose_device(config.device)
         torch.set_num_threads(1)  # the workers are the parallelism; nested pools fight over the same cores
-        self._analyzer = Analyzer(
-            config.limits, device, config.workers, config.max_queued_items, Calibration.load(config.calibration_file)
-        )
+        memory = MemoryBudget(config.memory_budget_mib * 2**20)
+        limit_device(device, memory.limit_bytes)
+        calibration = Calibration.load(config.calibration_file)
+        self._analyzer = Analyzer(config.limits, device, config.workers, config.max_queued_items, calibration, memory)
         self._config = config
 
     def register(self, server: grpc.aio.Server) -> None:
