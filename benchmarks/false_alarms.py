@@ -1,15 +1,16 @@
 """How often the a-contrario tests raise a false alarm on synthetic pictures without their trace.
 
 A number of false alarms (NFA) below 1e-2 must not come more often than on one picture in a hundred. Run:
-`python -m benchmarks.false_alarms [--pictures 1000] [--tests frequency.foreign_grid ...]`.
+`python -m benchmarks.false_alarms [--pictures 1000] [--batch small] [--out FILE]`.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from scipy import stats
 
 from benchmarks import camera
 from vision_service.decode import decode
-from vision_service.domain import Observation, Outcome, Test
+from vision_service.domain import Outcome, Test
 from vision_service.limits import DecodeLimits
 from vision_service.tools.frequency import (
     double_jpeg,
@@ -92,28 +93,47 @@ def resized(size: int, rng: np.random.Generator) -> bytes:
 
 @dataclass(frozen=True)
 class Null:
-    """One test with pictures on which its null hypothesis holds."""
+    """One test with the histories that leave its null hypothesis true."""
 
     test: Test
-    size_px: int
     histories: tuple[History, ...]
-    ci_pictures: int = 200
-    """How many the test suite takes."""
 
-    def pictures(self, count: int) -> Iterator[tuple[History, bytes]]:
-        """The first `count` pictures, all histories in turn; always the same ones."""
-        for seed in range(count):
-            history = self.histories[seed % len(self.histories)]
-            yield history, history(self.size_px, np.random.default_rng([seed, self.size_px]))
+
+@dataclass(frozen=True)
+class Batch:
+    """Tests that can share their pictures, each decoded once."""
+
+    size_px: int
+    nulls: tuple[Null, ...]
+
+    @property
+    def histories(self) -> tuple[History, ...]:
+        """All that some test of the batch takes."""
+        return tuple(dict.fromkeys(history for null in self.nulls for history in null.histories))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one test said of one picture."""
+
+    test_id: str
+    history: str
+    seed: int
+    ran: bool
+    log10_nfa: float | None
+
+    @property
+    def alarm(self) -> bool:
+        """Whether it states a number of false alarms below `NFA`."""
+        return self.log10_nfa is not None and self.log10_nfa < np.log10(NFA)
 
 
 @dataclass(frozen=True)
 class Count:
-    """What the pictures gave."""
+    """Alarms of one test."""
 
     ran: int
     alarms: int
-    by_history: dict[str, int]
 
     @property
     def upper_bound(self) -> float:
@@ -126,19 +146,23 @@ class Count:
         return bool(stats.binom.sf(self.alarms - 1, self.ran, NFA) >= SIGNIFICANCE)
 
 
-def alarm(seen: Observation) -> bool:
-    """Whether an observation states a number of false alarms below `NFA`."""
-    return seen.log10_nfa is not None and seen.log10_nfa < np.log10(NFA)
+def answers(batch: Batch, seeds: Iterable[int]) -> Iterator[Answer]:
+    """Runs the tests of a batch over its pictures, all histories in turn; the same seed gives the same picture."""
+    for seed in seeds:
+        history = batch.histories[seed % len(batch.histories)]
+        data = history(batch.size_px, np.random.default_rng([seed, batch.size_px]))
+        substrate = decode(data, DecodeLimits())
+        for null in batch.nulls:
+            if history in null.histories:
+                seen = null.test.run(substrate)
+                ran = seen.outcome is Outcome.TESTED
+                yield Answer(null.test.id, history.__name__, seed, ran, seen.log10_nfa)
 
 
-def count_alarms(null: Null, pictures: int) -> Count:
-    """Runs a test over pictures of its null hypothesis; those to which it does not apply count as not run."""
-    ran, by_history = 0, {history.__name__: 0 for history in null.histories}
-    for history, data in null.pictures(pictures):
-        seen = null.test.run(decode(data, DecodeLimits()))
-        ran += seen.outcome is Outcome.TESTED
-        by_history[history.__name__] += alarm(seen)
-    return Count(ran, sum(by_history.values()), by_history)
+def count(given: Iterable[Answer]) -> Count:
+    """Alarms among the answers of one test; pictures to which it did not apply are left out."""
+    ran = [answer for answer in given if answer.ran]
+    return Count(len(ran), sum(answer.alarm for answer in ran))
 
 
 def _foreign_fingerprint() -> Fingerprint:
@@ -148,41 +172,65 @@ def _foreign_fingerprint() -> Fingerprint:
 
 
 WHOLE = (lossless, jpeg, jpeg_twice, cropped, resized)
-NULLS: tuple[Null, ...] = (
-    Null(foreign_grid.TEST, 256, WHOLE),
-    Null(double_jpeg.TEST, 256, (jpeg, jpeg_twice, cropped, resized)),
-    Null(double_jpeg_shifted.TEST, 256, (jpeg, jpeg_twice, resized)),
-    Null(resampling.TEST, 642, WHOLE),
-    Null(upsampling_peaks.TEST, 264, WHOLE),
-    Null(LEVEL_MAP, 384, (lossless, fine_jpeg)),
-    Null(LOW_NOISE_REGIONS, 576, (lossless, fine_jpeg)),
-    Null(CFA, 384, (lossless, fine_jpeg)),
-    Null(prnu_test(_foreign_fingerprint()), 256, WHOLE),
-    Null(dwt_marks.TESTS[0], 264, WHOLE),
-    Null(dwt_marks.TESTS[1], 264, WHOLE),
-    Null(copy_move.TEST, 256, WHOLE),
+SMALL = Batch(
+    264,
+    (
+        Null(foreign_grid.TEST, WHOLE),
+        Null(double_jpeg.TEST, (jpeg, jpeg_twice, cropped, resized)),
+        Null(double_jpeg_shifted.TEST, (jpeg, jpeg_twice, resized)),
+        Null(upsampling_peaks.TEST, WHOLE),
+        Null(prnu_test(_foreign_fingerprint()), WHOLE),
+        Null(dwt_marks.TESTS[0], WHOLE),
+        Null(dwt_marks.TESTS[1], WHOLE),
+        Null(copy_move.TEST, WHOLE),
+    ),
 )
+LARGE = Batch(
+    642,
+    (
+        Null(resampling.TEST, (lossless, fine_jpeg, resized)),
+        Null(LEVEL_MAP, (lossless, fine_jpeg)),
+        Null(LOW_NOISE_REGIONS, (lossless, fine_jpeg)),
+        Null(CFA, (lossless, fine_jpeg)),
+    ),
+)
+BATCHES = {"small": SMALL, "large": LARGE}
 """Every test that states a number of false alarms."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints alarms by test and history."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=1000, help="pictures a test")
-    parser.add_argument("--tests", nargs="*", help="ids; all when not given")
+    parser.add_argument("--pictures", type=int, default=1000, help="pictures a batch")
+    parser.add_argument("--first", type=int, default=0, help="number of the first picture")
+    parser.add_argument("--batch", choices=BATCHES, action="append", help="both when not given")
+    parser.add_argument("--out", type=Path, help="JSON-lines file; answers are added to it, and all of it is counted")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    table = Table("test", "ran", f"NFA < {NFA:g}", "upper 95 % bound", "kept", "by history", "s")
-    for null in NULLS:
-        if options.tests and null.test.id not in options.tests:
-            continue
-        start = time.perf_counter()
-        count = count_alarms(null, options.pictures)
-        cells = (count.ran, count.alarms, f"{count.upper_bound:.2%}", "yes" if count.kept else "NO")
-        spent = f"{time.perf_counter() - start:.0f}"
-        table.add_row(null.test.id, *map(str, cells), ", ".join(f"{k} {v}" for k, v in count.by_history.items()), spent)
-    Console(width=180).print(table)
+    found = []
+    for name in options.batch or BATCHES:
+        for answer in answers(BATCHES[name], range(options.first, options.first + options.pictures)):
+            found.append(answer)
+            if options.out:
+                with options.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(answer)) + "\n")
+    if options.out:
+        lines = options.out.read_text(encoding="utf-8").splitlines()
+        found = [Answer(**json.loads(line)) for line in lines]
+    Console(width=180).print(_table(found))
+
+
+def _table(found: Sequence[Answer]) -> Table:
+    table = Table("test", "ran", f"NFA < {NFA:g}", "upper 95 % bound", "kept", "by history")
+    for test_id in dict.fromkeys(answer.test_id for answer in found):
+        own = [answer for answer in found if answer.test_id == test_id]
+        total = count(own)
+        parts = [(h, count(a for a in own if a.history == h)) for h in dict.fromkeys(a.history for a in own)]
+        by_history = ", ".join(f"{name} {part.alarms}/{part.ran}" for name, part in parts)
+        cells = (f"{total.ran}", f"{total.alarms}", f"{total.upper_bound:.2%}", "yes" if total.kept else "NO")
+        table.add_row(test_id, *cells, by_history)
+    return table
 
 
 if __name__ == "__main__":
