@@ -12,6 +12,7 @@ MIB = 1024 * 1024
 LANGUAGES = ("en", "ko")
 _AT_LEAST_ONE = (
     "max_image_bytes", "max_open_items", "max_held_items", "vision_concurrency", "llm_concurrency", "max_timeouts",
+    "batch_concurrency",
 )  # fmt: skip
 
 
@@ -74,6 +75,14 @@ class CoordinatorConfig:
     """Explanations that are with each language model at a time, which batches them; the others wait for their turn."""
     llm_max_tokens: int = 320
     """Most tokens of one explanation; the JSON schema bounds the text below that."""
+    state_folder: Path | None = None
+    """Where batches are kept; without it the service takes none."""
+    max_spool_bytes: int = 16 * 1024 * MIB
+    """Encoded pictures of batches on disk that wait for their turn; more is refused with QUEUE_FULL."""
+    batch_retention_s: float = 30 * 86_400.0
+    """Seconds after which a batch whose pictures have all ended is forgotten with its reports; 0: never."""
+    batch_concurrency: int = 16
+    """Pictures of batches under way at a time, with the tools or the language model; each is held in memory."""
     language: str = "en"
     """Language of reports: "en" or "ko"."""
     fusion_file: Path | None = None
@@ -95,6 +104,12 @@ class CoordinatorConfig:
             found.append(
                 f"max_held_bytes = {self.max_held_bytes}: must be at least max_image_bytes ({self.max_image_bytes})"
             )
+        if self.max_spool_bytes < self.max_image_bytes:
+            found.append(
+                f"max_spool_bytes = {self.max_spool_bytes}: must be at least max_image_bytes ({self.max_image_bytes})"
+            )
+        if self.batch_retention_s < 0:
+            found.append(f"batch_retention_s = {self.batch_retention_s}: must be at least 0")
         if self.cache_bytes < 0:
             found.append(f"cache_bytes = {self.cache_bytes}: must be at least 0")
         found += [

@@ -39,10 +39,11 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         vision: Pool[VisionClient],
         llm: Pool[LlmClient] | None,
         cache: ReportCache,
+        admission: Admission,
         config: CoordinatorConfig,
     ) -> None:
         self._pipeline, self._vision, self._llm, self._cache, self._config = pipeline, vision, llm, cache, config
-        self._admission = Admission(config.max_held_bytes, config.max_held_items)
+        self._admission = admission
         self._limits = ItemLimits(config.max_image_bytes, config.max_open_items)
         self._counters = Counters()
         self._start = time.monotonic()
@@ -53,7 +54,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
     ) -> AsyncIterator[coordinator_pb2.AnalyzeResponse]:
         """One picture. What is refused fails the call; what is admitted ends with `report` or `error`."""
         client = str(context.peer())
-        options = _options(request.options, _deadline(context), client)
+        options = to_options(request.options, client, _deadline(context))
         data = await gather_bytes(request.image, self._config.max_image_bytes)
         share = self._admission.share(client)
         share.reserve(len(data))
@@ -92,7 +93,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             return Response(item_id=item_id, event=coordinator_pb2.ItemEvent(error=to_status(error)))
 
         async def process(item: Item) -> AsyncGenerator[Response, None]:
-            options = _options(item.opening.options, deadline, client)
+            options = to_options(item.opening.options, client, deadline)
             picture = Picture(item.data, item.file_name, item.opening.begin.sha256)
             async for event in self._pipeline.analyze(picture, options):
                 if event.HasField("report"):
@@ -157,7 +158,17 @@ def _deadline(context: Any) -> float:
     return math.inf if left is None else asyncio.get_running_loop().time() + float(left)
 
 
-def _options(options: coordinator_pb2.AnalyzeOptions, deadline: float, client: str) -> Options:
+def to_options(options: coordinator_pb2.AnalyzeOptions, client: str, deadline: float = math.inf) -> Options:
+    """Options for the pipeline.
+
+    Args:
+        options: as a client sent them.
+        client: with whom they share their turn.
+        deadline: see Options.deadline.
+
+    Raises:
+        MaifsError: INVALID_REQUEST.
+    """
     for name in ("llm_timeout_seconds", "llm_wait_seconds"):
         seconds = getattr(options, name)
         if not (math.isfinite(seconds) and seconds >= 0):

@@ -7,7 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -72,6 +72,14 @@ class Service(Protocol):
         """Frees what `start` took; called once, also after a failed start."""
 
 
+@runtime_checkable
+class Draining(Protocol):
+    """A service with calls that last until something happens."""
+
+    def drain(self) -> None:
+        """Ends them. Called at the first signal, before the calls in progress get their grace."""
+
+
 async def serve(service: Service, config: ServerConfig, before_ready: Callable[[], str] | None = None) -> ExitCode:
     """Runs a service until SIGTERM, SIGINT or a fatal failure.
 
@@ -109,6 +117,8 @@ async def serve(service: Service, config: ServerConfig, before_ready: Callable[[
         _log.error("%s", failure, extra={"reason": failure.reason.name})
     notifier.stopping(str(failure) if failure else "draining", config.drain_grace_s)
     await _set_health(health, service, _NOT_SERVING)
+    if isinstance(service, Draining):
+        service.drain()
     _log.info("draining", extra={"grace_s": config.drain_grace_s})
     await server.stop(config.drain_grace_s if not failure else 0)
     await service.stop()

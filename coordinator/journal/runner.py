@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from coordinator.journal.journal import Journal
@@ -17,7 +17,7 @@ from coordinator.journal.store import CAREFUL_AFTER_LOSSES
 from coordinator.vision_client import Picture
 from maifs.coordinator.v1 import batch_pb2, coordinator_pb2
 from serving.errors import MaifsError, Reason
-from serving.item_stream import ByteBudget
+from serving.item_stream import Budget
 from serving.requests import current_request_id, new_request_id
 from serving.status import to_status
 
@@ -50,22 +50,24 @@ class BatchRunner:
         self,
         journal: Journal,
         analyze: Analyze,
-        is_ready: Callable[[], Awaitable[bool]],
-        budget: ByteBudget,
+        is_ready: Callable[[], bool],
+        share: Budget,
         *,
         concurrency: int,
+        max_image_bytes: int,
     ) -> None:
         """Puts the parts together.
 
         Args:
             journal: open.
             analyze: the pipeline.
-            is_ready: whether some vision service serves at this moment; never raises.
-            budget: encoded pictures in memory, shared with the calls that bring their own.
+            is_ready: whether some vision service serves at this moment.
+            share: room for encoded pictures in memory, of which the calls that bring their own have the rest.
             concurrency: most items under way at a time.
+            max_image_bytes: largest file; one that was accepted under a larger limit fails.
         """
-        self._journal, self._analyze, self._is_ready, self._budget = journal, analyze, is_ready, budget
-        self._concurrency = concurrency
+        self._journal, self._analyze, self._is_ready, self._share = journal, analyze, is_ready, share
+        self._concurrency, self._max_image_bytes = concurrency, max_image_bytes
         self._running: dict[int, _Running] = {}
         self._last_turn: dict[int, int] = {}
         self._turns = 0
@@ -142,14 +144,14 @@ class BatchRunner:
 
     def _reserve(self, item: ItemRecord) -> bool:
         try:
-            self._budget.reserve(self._share(item))
+            self._share.reserve(self._held_bytes(item))
         except MaifsError:
             asyncio.get_running_loop().call_later(_BUDGET_PAUSE_S, self._wake.set)
             return False
         return True
 
-    def _share(self, item: ItemRecord) -> int:
-        return min(item.key.size_bytes, self._budget.limit_bytes)
+    def _held_bytes(self, item: ItemRecord) -> int:
+        return min(item.key.size_bytes, self._max_image_bytes)
 
     def _begin(self, batch: QueuedBatch, item: ItemRecord) -> None:
         self._turns += 1
@@ -159,7 +161,7 @@ class BatchRunner:
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._running[item.number]
-            self._budget.release(self._share(item))
+            self._share.release(self._held_bytes(item))
             self._wake.set()
 
         task.add_done_callback(ended)
@@ -179,6 +181,11 @@ class BatchRunner:
 
     async def _report(self, batch: QueuedBatch, item: ItemRecord) -> Outcome:
         """Analyses an item, again and again where the vision service has no room."""
+        if item.key.size_bytes > self._max_image_bytes:
+            raise MaifsError(
+                Reason.IMAGE_TOO_LARGE,
+                f"The file has {item.key.size_bytes:,} bytes; the limit is now {self._max_image_bytes:,}.",
+            )
         data = await self._journal.read_picture(item)
         picture = Picture(data, item.key.name.rpartition("/")[2][:255], item.key.sha256)
         pause_s = _FIRST_PAUSE_S
@@ -224,7 +231,7 @@ class BatchRunner:
         pause_s = min(_FIRST_PAUSE_S * 2**self._outages_in_row, _LONGEST_PAUSE_S)
         self._outages_in_row = min(self._outages_in_row + 1, 16)
         await asyncio.sleep(pause_s)
-        while not await self._is_ready():  # noqa: ASYNC110 - another process: there is no event to wait for
+        while not self._is_ready():  # noqa: ASYNC110 - what is asked belongs to another part and tells nobody
             await asyncio.sleep(min(pause_s, _LONGEST_PROBE_PAUSE_S))
         self._recovery = None
         self._set_problem("vision", "")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
+from coordinator.journal.batches import Batches
 from coordinator.journal.convert import to_batch, to_item
 from coordinator.journal.journal import Journal
 from coordinator.journal.records import BatchRecord, BatchState, ItemRecord
-from coordinator.journal.runner import BatchRunner, failure
+from coordinator.journal.runner import failure
 from coordinator.journal.submission import Submission
 from coordinator.journal.watch import Watch
 from maifs.coordinator.v1 import batch_pb2, batch_pb2_grpc, coordinator_pb2, report_pb2
@@ -20,14 +20,6 @@ DEFAULT_PAGE = 100
 LARGEST_PAGE = 1000
 _FIRST = 2**62
 _EVENTS_AT_A_TIME = 8
-
-
-@dataclass(frozen=True)
-class Batches:
-    """A journal and the work on it."""
-
-    journal: Journal
-    runner: BatchRunner
 
 
 class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
