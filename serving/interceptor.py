@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from serving.errors import MaifsError, Reason
 from serving.requests import current_request_id, request_id_from
 from serving.status import abort
+from serving.wire import unreadable
 
 _log = logging.getLogger(__name__)
 _QUIET = ("/grpc.health.", "/grpc.reflection.")
@@ -43,13 +45,32 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         wrap: Callable[[Any, str], Any] = _wrap_stream if handler.response_streaming else _wrap_unary
         attribute, make = (_STREAMING if handler.response_streaming else _UNARY)[handler.request_streaming]
         wrapped = wrap(getattr(handler, attribute), method)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        read = handler.request_deserializer if handler.request_streaming else _forgiving(handler.request_deserializer)
+        return make(wrapped, read, handler.response_serializer)
+
+
+def _forgiving(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Reads a request; for one that cannot be read gives the error in its place, where gRPC would answer INTERNAL."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return unreadable(deserialize.__self__, data)  # type: ignore[attr-defined]
+
+    return read
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, MaifsError):
+        raise request
+    return request
 
 
 def _wrap_unary(inner: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
         async with _Guard(method, context):
-            return await inner(request, context)
+            return await inner(_readable(request), context)
 
     return call
 
@@ -59,7 +80,7 @@ def _wrap_stream(
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         async with _Guard(method, context):
-            async for response in inner(request, context):
+            async for response in inner(_readable(request), context):
                 yield response
 
     return call

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -141,6 +142,20 @@ def test_a_bug_is_answered_as_internal_without_its_details_and_logged_with_them(
     assert "oops" not in str(caught.value.details())
     assert info_of(caught.value).reason == "INTERNAL"
     assert "ZeroDivisionError: oops" in tiny.log.read_text()
+
+
+@pytest.mark.parametrize("method", ["WarmPrefix", "Generate"])
+def test_text_that_is_not_utf8_is_answered_with_the_field(tiny: ServiceProcess, method: str) -> None:
+    data = warm("marker").SerializeToString().replace(b"marker", b"\xff\xfeker!")
+    with grpc.insecure_channel(tiny.address) as channel:
+        make: Any = channel.unary_stream if method == "Generate" else channel.unary_unary
+        call = make(f"/maifs.llm.v1.LlmService/{method}", request_serializer=lambda request: request)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call(data, timeout=10))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert info_of(caught.value).reason == "INVALID_REQUEST"
+    assert "messages[0].content" in str(caught.value.details())
+    assert tiny.health() == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_an_error_in_the_middle_of_a_stream_leaves_what_came_before(tiny: ServiceProcess) -> None:
