@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from coordinator.config import CoordinatorConfig
 from serving.main import run_service
+from serving.memory import keep_large_buffers
 from serving.server import Service
 
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build(config: CoordinatorConfig) -> Service:
     from coordinator.service import CoordinatorService  # keeps --help quick
 
+    keep_large_buffers()
     return CoordinatorService(config)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ class Pipeline:
         """
         digest = b""
         if self._cache.max_bytes:
-            digest = picture.sha256 or await asyncio.to_thread(_sha256, picture.data)
+            digest = picture.sha256 or await asyncio.to_thread(picture.encoded.sha256)
             known = None if options.skip_cache else self._find(digest, options)
             if known is not None:
                 for event in replay(known, picture):
@@ -145,7 +144,3 @@ class Pipeline:
         if digest and look.identity:
             self._cache.add(self._key(digest, look.identity, explained.identity, options), report)
         yield coordinator_pb2.ItemEvent(report=report)
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()

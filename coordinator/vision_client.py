@@ -7,14 +7,16 @@ of headers and no connection.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import grpc
 
 from maifs.common.v1 import finding_pb2, image_pb2
 from maifs.vision.v1 import vision_pb2, vision_pb2_grpc
-from serving.channel import CHUNK_BYTES, open_channel
+from serving.channel import CHUNK_BYTES, INLINE_BYTES, open_channel
+from serving.encoded import Encoded
 from serving.errors import MaifsError, Reason
 from serving.requests import outgoing_metadata
 from serving.status import from_rpc_error, from_status
@@ -30,10 +32,15 @@ _ITEM_ID = "picture"  # one item a stream: any name will do
 class Picture:
     """A complete encoded file as the client sent it."""
 
-    data: bytes
+    file: bytes | Encoded
     file_name: str
     sha256: bytes = b""
     """Digest that the client announced; empty when it announced none."""
+
+    @cached_property
+    def encoded(self) -> Encoded:
+        """The file."""
+        return self.file if isinstance(self.file, Encoded) else Encoded(self.file)
 
 
 VisionEvent = finding_pb2.ToolResult | vision_pb2.VisionResult
@@ -115,12 +122,26 @@ class VisionClient:
 
 
 async def _steps(picture: Picture) -> AsyncIterator[vision_pb2.AnalyzeStreamRequest]:
-    data = picture.data
-    begin = image_pb2.BeginItem(
-        size_bytes=len(data), sha256=picture.sha256, file_name=picture.file_name, data=data[:CHUNK_BYTES]
-    )
-    yield vision_pb2.AnalyzeStreamRequest(item_id=_ITEM_ID, begin=begin)
-    for offset in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
-        chunk = image_pb2.ItemChunk(offset_bytes=offset, data=data[offset : offset + CHUNK_BYTES])
-        yield vision_pb2.AnalyzeStreamRequest(item_id=_ITEM_ID, chunk=chunk)
-    yield vision_pb2.AnalyzeStreamRequest(item_id=_ITEM_ID, end=image_pb2.EndItem())
+    request = vision_pb2.AnalyzeStreamRequest
+    begin = request(item_id=_ITEM_ID)
+    begin.begin.size_bytes, begin.begin.sha256 = len(picture.encoded), picture.sha256
+    begin.begin.file_name = picture.file_name
+    offset = 0
+    for piece in picture.encoded.pieces():
+        for data in _chunks(piece):
+            if not offset:
+                begin.begin.data = data
+                yield begin
+            else:
+                chunk = request(item_id=_ITEM_ID)
+                chunk.chunk.offset_bytes, chunk.chunk.data = offset, data
+                yield chunk
+            offset += len(data)
+    yield request(item_id=_ITEM_ID, end=image_pb2.EndItem())
+
+
+def _chunks(piece: bytes) -> Iterable[bytes]:
+    """The piece itself where it is small enough for a message."""
+    if len(piece) <= INLINE_BYTES:
+        return (piece,)
+    return (piece[start : start + CHUNK_BYTES] for start in range(0, len(piece), CHUNK_BYTES))

@@ -7,7 +7,6 @@ sequences. The request messages differ in type only.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -16,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from maifs.common.v1 import image_pb2
 from serving.channel import INLINE_BYTES
+from serving.encoded import Encoded
 from serving.errors import MaifsError, Reason
 from serving.requests import current_request_id
 
@@ -77,10 +77,15 @@ class Item:
     """A complete encoded picture."""
 
     item_id: str
-    data: bytes
+    encoded: Encoded
     file_name: str
     opening: Any
     """The message that began the item, for the fields that only one of the services has."""
+
+    @property
+    def data(self) -> bytes:
+        """The file in one piece."""
+        return self.encoded.whole()
 
 
 class StepMessage(Protocol):
@@ -118,7 +123,7 @@ class ItemHandlers(Generic[R]):
     """Items that wait before a new one."""
 
 
-def check_digest(data: bytes, sha256: bytes) -> None:
+def check_digest(file: Encoded, sha256: bytes) -> None:
     """Compares a file with the digest that its sender announced.
 
     Raises:
@@ -128,7 +133,7 @@ def check_digest(data: bytes, sha256: bytes) -> None:
         return
     if len(sha256) != 32:
         raise MaifsError(Reason.INVALID_REQUEST, f"sha256 has {len(sha256)} bytes; it must have 32 (binary, not hex).")
-    actual = hashlib.sha256(data).digest()
+    actual = file.sha256()
     if actual != sha256:
         raise MaifsError(
             Reason.SHA256_MISMATCH,
@@ -143,7 +148,7 @@ class _OpenItem:
     def __init__(self, opening: StepMessage, size_bytes: int) -> None:
         self.opening = opening
         self.size_bytes = size_bytes
-        self.data = bytearray()
+        self.encoded = Encoded()
         self.task: asyncio.Task[None] | None = None
         """Set once the bytes are complete and the work has begun."""
 
@@ -192,7 +197,7 @@ class ItemStream(Generic[R]):
             if item.task is None:
                 error = MaifsError(
                     Reason.ITEM_INCOMPLETE,
-                    f"The stream was closed after {len(item.data):,} of {item.size_bytes:,} bytes, without `end`.",
+                    f"The stream was closed after {len(item.encoded):,} of {item.size_bytes:,} bytes, without `end`.",
                 )
                 await self._fail(item_id, error)
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -250,9 +255,10 @@ class ItemStream(Generic[R]):
     def _chunk(self, item: _OpenItem, chunk: image_pb2.ItemChunk) -> None:
         if item.task:
             raise MaifsError(Reason.CHUNK_AFTER_END, "A chunk came after `end`; the item was given up.")
-        if chunk.offset_bytes != len(item.data):
+        if chunk.offset_bytes != len(item.encoded):
             raise MaifsError(
-                Reason.CHUNK_OFFSET, f"A chunk for offset {chunk.offset_bytes:,} came when {len(item.data):,} was next."
+                Reason.CHUNK_OFFSET,
+                f"A chunk for offset {chunk.offset_bytes:,} came when {len(item.encoded):,} was next.",
             )
         self._append(item, chunk.data)
 
@@ -261,16 +267,16 @@ class ItemStream(Generic[R]):
             raise MaifsError(
                 Reason.INVALID_REQUEST, f"A message carries {len(data):,} bytes; at most {INLINE_BYTES:,}."
             )
-        if len(item.data) + len(data) > item.size_bytes:
+        if len(item.encoded) + len(data) > item.size_bytes:
             raise MaifsError(Reason.SIZE_MISMATCH, f"More bytes came than the {item.size_bytes:,} announced.")
-        item.data += data
+        item.encoded.add(data)
 
     def _end(self, item_id: str, item: _OpenItem) -> None:
         if item.task:
             raise MaifsError(Reason.CHUNK_AFTER_END, "`end` came twice; the item was given up.")
-        if len(item.data) != item.size_bytes:
+        if len(item.encoded) != item.size_bytes:
             raise MaifsError(
-                Reason.SIZE_MISMATCH, f"`end` came after {len(item.data):,} of {item.size_bytes:,} announced bytes."
+                Reason.SIZE_MISMATCH, f"`end` came after {len(item.encoded):,} of {item.size_bytes:,} announced bytes."
             )
         item.task = asyncio.ensure_future(self._work(item_id, item))
         self._tasks.add(item.task)
@@ -279,10 +285,9 @@ class ItemStream(Generic[R]):
     async def _work(self, item_id: str, item: _OpenItem) -> None:
         begin = item.opening.begin
         try:
-            data = bytes(item.data)
-            item.data.clear()
-            await asyncio.to_thread(check_digest, data, begin.sha256)
-            work = Item(item_id, data, begin.file_name[:255], item.opening)
+            if begin.sha256:
+                await asyncio.to_thread(check_digest, item.encoded, begin.sha256)
+            work = Item(item_id, item.encoded, begin.file_name[:255], item.opening)
             async with aclosing(self._handlers.process(work)) as responses:
                 async for response in responses:
                     if self._handlers.is_terminal(response):
@@ -325,5 +330,7 @@ async def gather_bytes(image: image_pb2.Image, max_image_bytes: int) -> bytes:
             f"The file has {len(image.data):,} bytes; a single message takes {limit:,}.",
             "Use AnalyzeStream, which takes larger files in chunks.",
         )
-    await asyncio.to_thread(check_digest, image.data, image.sha256)
-    return image.data
+    data = image.data
+    if image.sha256:
+        await asyncio.to_thread(check_digest, Encoded(data), image.sha256)
+    return data

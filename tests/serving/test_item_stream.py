@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from maifs.common.v1 import image_pb2
 from maifs.vision.v1 import vision_pb2
+from serving.encoded import Encoded
 from serving.errors import MaifsError, Reason
 from serving.item_stream import ByteBudget, Item, ItemHandlers, ItemLimits, ItemStream, check_digest
 
@@ -202,7 +203,7 @@ def test_whatever_is_sent_an_accepted_item_ends_exactly_once(steps: list[Request
 
 
 def test_the_digest_is_checked_only_when_announced() -> None:
-    check_digest(b"abc", b"")
-    check_digest(b"abc", hashlib.sha256(b"abc").digest())
+    check_digest(Encoded(b"abc"), b"")
+    check_digest(Encoded(b"abc"), hashlib.sha256(b"abc").digest())
     with pytest.raises(MaifsError, match="SHA-256"):
-        check_digest(b"abd", hashlib.sha256(b"abc").digest())
+        check_digest(Encoded(b"abd"), hashlib.sha256(b"abc").digest())
