@@ -49,15 +49,15 @@ class Overlay:
     """Height in image pixels."""
 
 
-def load_preview(path: Path, info: image_pb2.ImageInfo) -> Preview | None:
+def load_preview(source: Path | bytes, info: image_pb2.ImageInfo) -> Preview | None:
     """Copies of a picture, EXIF orientation not applied; None when the file is gone, changed or cannot be shown.
 
     Args:
-        path: the file that was analysed.
+        source: the file that was analysed, or its bytes.
         info: what the services said of it; the digest must still hold.
     """
     try:
-        data = path.read_bytes()
+        data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError:
         return None
     if hashlib.sha256(data).digest() != info.sha256:

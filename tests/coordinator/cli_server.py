@@ -161,9 +161,7 @@ class SimulatedCoordinator(coordinator_pb2_grpc.CoordinatorServiceServicer):
 
     async def AnalyzeStream(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Response]:
         handlers = ItemHandlers[Response](
-            accepted=lambda item_id, position: self._event(
-                item_id, accepted=image_pb2.ItemAccepted(queue_position_count=position)
-            ),
+            accepted=lambda item_id, accepted: self._event(item_id, accepted=accepted),
             failed=lambda item_id, error: self._event(item_id, error=to_status(error)),
             process=lambda item: self._process(item, context),
             is_terminal=lambda response: response.event.WhichOneof("event") in {"report", "error"},
