@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from coordinator.cli import gpu
+from coordinator.cli import gpu, install
 from serving import __version__
 from serving.errors import ExitCode, MaifsError
 
@@ -30,6 +30,8 @@ app = typer.Typer(
     "know?",
 )
 app.add_typer(gpu.app, name="gpu")
+app.command(epilog=install.EPILOG)(install.install)
+app.command(epilog=install.EPILOG)(install.uninstall)
 
 Address = Annotated[
     str | None,

@@ -18,42 +18,40 @@ app = typer.Typer(
 
 PLAN_EPILOG = "Exit codes: 0 a layout can run, 1 none can, 2 usage, 3 no driver here and no --host given."
 
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host", metavar="HOST", help="COUNTxKIND, e.g. 4xA100-40GB, or a saved profile. Default: this host."
+    ),
+]
+Model = Annotated[
+    str, typer.Option("--model", metavar="NAME|DIR", help="Name on the model hub, or a directory with the files.")
+]
+Storage = Annotated[
+    Quantization | None,
+    typer.Option("--quantization", help="Storage of the weights. Default: all for a 16-bit model."),
+]
+MaxModelLen = Annotated[
+    int, typer.Option("--max-model-len", metavar="TOKENS", min=16, help="Longest prompt plus answer.")
+]
+Utilization = Annotated[
+    float, typer.Option("--memory-utilization", min=0.1, max=1.0, help="Share of each GPU's memory for the engine.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+DEFAULT_MODEL = "Qwen/Qwen2.5-32B-Instruct"
+
 
 @app.command(epilog=PLAN_EPILOG)
 def plan(
-    host: Annotated[
-        str | None,
-        typer.Option(
-            "--host", metavar="HOST", help="COUNTxKIND, e.g. 4xA100-40GB, or a saved profile. Default: this host."
-        ),
-    ] = None,
-    model: Annotated[
-        str, typer.Option("--model", metavar="NAME|DIR", help="Name on the model hub, or a directory with the files.")
-    ] = "Qwen/Qwen2.5-32B-Instruct",
-    quantization: Annotated[
-        Quantization | None,
-        typer.Option("--quantization", help="Storage of the weights. Default: all for a 16-bit model."),
-    ] = None,
-    max_model_len: Annotated[
-        int, typer.Option("--max-model-len", metavar="TOKENS", min=16, help="Longest prompt plus answer.")
-    ] = 4096,
-    memory_utilization: Annotated[
-        float,
-        typer.Option("--memory-utilization", min=0.1, max=1.0, help="Share of each GPU's memory for the engine."),
-    ] = 0.92,
+    host: HostOption = None,
+    model: Model = DEFAULT_MODEL,
+    quantization: Storage = None,
+    max_model_len: MaxModelLen = 4096,
+    memory_utilization: Utilization = 0.92,
     save_host: Annotated[
         Path | None, typer.Option("--save-host", metavar="FILE", help="Write the host's profile for use elsewhere.")
     ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option("--layout", metavar="TITLE", help="Layout for --write, by its title. Default: the best served."),
-    ] = None,
-    write: Annotated[
-        Path | None,
-        typer.Option("--write", metavar="DIR", help="Write the layout's unit drop-ins, e.g. to /etc/systemd/system."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --write: only show what would change.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every way to split the GPUs between the language model and vision: what runs, why not, and how fast.
 
@@ -63,20 +61,40 @@ def plan(
     from coordinator.cli import gpu_plan
 
     try:
-        gpu_plan.run(
-            gpu_plan.Request(
-                host=host,
-                model=model,
-                quantization=quantization,
-                max_model_len=max_model_len,
-                memory_utilization=memory_utilization,
-                save_host=save_host,
-                as_json=as_json,
-                layout=layout,
-                write=write,
-                dry_run=dry_run,
-            )
-        )
+        gpu_plan.run(gpu_plan.Request(host, model, quantization, max_model_len, memory_utilization, as_json, save_host))
+    except MaifsError as error:
+        _fail(error)
+
+
+APPLY_EPILOG = "Exit codes: 0 done or nothing to do, 2 usage or a layout that cannot be served, 3 no driver here."
+
+
+@app.command(epilog=APPLY_EPILOG)
+def apply(
+    host: HostOption = None,
+    model: Model = DEFAULT_MODEL,
+    quantization: Storage = None,
+    max_model_len: MaxModelLen = 4096,
+    memory_utilization: Utilization = 0.92,
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", metavar="TITLE", help="Layout by its title in the plan. Default: the best."),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Folder of the units.")] = Path(
+        "/etc/systemd/system"
+    ),
+    write: Annotated[bool, typer.Option("--write/--dry-run", help="Write, or only show what would change.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a layout of the plan into drop-ins of the units: device policy by minors, GPUs by UUID, parallel sizes.
+
+    Shows the difference and writes nothing unless --write is given. Drop-ins of an earlier layout are removed.
+    """
+    from coordinator.cli import gpu_plan
+
+    try:
+        request = gpu_plan.Request(host, model, quantization, max_model_len, memory_utilization, as_json)
+        gpu_plan.apply(request, layout, folder, write=write)
     except MaifsError as error:
         _fail(error)
 
@@ -85,9 +103,7 @@ CHECK_EPILOG = "Exit codes: 0 no fault, 1 faults found, 3 no NVIDIA driver here 
 
 
 @app.command(epilog=CHECK_EPILOG)
-def check(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-) -> None:
+def check(as_json: AsJson = False) -> None:
     """Show this host's GPUs, who uses them, how the services are pinned, and each fault with its cure.
 
     Who owns a GPU is measured from the processes on it, not read from the configuration. As root the device policy of

@@ -14,12 +14,12 @@ from rich.text import Text
 from coordinator.cli.terminal import PIPE_WIDTH
 from coordinator.render.phrases import printable
 from serving.errors import ExitCode
-from serving.gpu.diagnosis import GPU_UNITS, diagnose, roles
+from serving.gpu.diagnosis import diagnose, roles
 from serving.gpu.findings import Finding, Severity
 from serving.gpu.hosts import GIB
 from serving.gpu.inventory import Gpu
 from serving.gpu.snapshot import Snapshot, take_snapshot
-from serving.gpu.units import Unit
+from serving.gpu.units import Unit, uses_gpu
 
 _STYLES = {Severity.FAULT: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
@@ -76,7 +76,7 @@ def document(snapshot: Snapshot, findings: tuple[Finding, ...]) -> dict[str, Any
                 "status": unit.status,
                 "main_pid": unit.main_pid,
                 "restarts_count": unit.restarts,
-                "pin": pin_state(unit, snapshot) if unit.name in GPU_UNITS else None,
+                "pin": pin_state(unit, snapshot) if uses_gpu(unit.name) else None,
                 "allowed_minors": sorted(unit.allowed_minors),
                 "cuda": dict(snapshot.environments.get(unit.name, {})),
             }
@@ -154,7 +154,7 @@ def _show_units(snapshot: Snapshot, console: Console) -> None:
     measured = roles(snapshot)
     table = Table("Unit", "State", "On GPU", "Pin", "Status", box=None, padding=(0, 2, 0, 0))
     for unit in units:
-        pin = pin_state(unit, snapshot) if unit.name in GPU_UNITS else "-"
+        pin = pin_state(unit, snapshot) if uses_gpu(unit.name) else "-"
         on = ", ".join(map(str, measured.get(unit.name, ()))) or "-"
         cells = (unit.name, f"{unit.active} ({unit.sub})", on, pin, printable(unit.status))
         table.add_row(*(Text(cell) for cell in cells))

@@ -33,11 +33,8 @@ class Request:
     quantization: Quantization | None
     max_model_len: int
     memory_utilization: float
-    save_host: Path | None
     as_json: bool
-    layout: str | None = None
-    write: Path | None = None
-    dry_run: bool = False
+    save_host: Path | None = None
 
 
 def run(request: Request) -> None:
@@ -50,27 +47,47 @@ def run(request: Request) -> None:
     host = parse_host(request.host) if request.host else this_host()
     if request.save_host:
         save_host(host, request.save_host)
-    assumptions = Assumptions(request.max_model_len, request.memory_utilization)
-    plan = make_plan(host, shape, _formats(shape, request.quantization), assumptions)
-    if request.write:
-        _write(plan, request)
-    elif request.as_json:
+    plan = _plan(host, shape, request)
+    if request.as_json:
         typer.echo(json.dumps(document(plan), indent=2))
     else:
         show(plan, Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH))
     raise typer.Exit(ExitCode.OK if plan.best else ExitCode.ITEMS_FAILED)
 
 
-def _write(plan: Plan, request: Request) -> None:
-    option = _chosen(plan, request.layout)
+def _plan(host: Host, shape: ModelShape, request: Request) -> Plan:
+    assumptions = Assumptions(request.max_model_len, request.memory_utilization)
+    return make_plan(host, shape, _formats(shape, request.quantization), assumptions)
+
+
+def apply(request: Request, title: str | None, folder: Path, *, write: bool) -> None:
+    """Shows what the drop-ins of a layout change, and writes them if told so.
+
+    Raises:
+        MaifsError: unknown model, host or layout, no driver here, or a layout that the services cannot run.
+    """
+    host = parse_host(request.host) if request.host else this_host()
+    plan = _plan(host, find_shape(request.model), request)
+    option = _chosen(plan, title)
     files = dropins.dropins(option, plan)
-    folder = request.write
-    assert folder is not None
     changes = dropins.difference(folder, files)
-    typer.echo(changes or f"{folder}: nothing to change for {option.layout.title}.", nl=not changes)
-    if changes and not request.dry_run:
+    if request.as_json:
+        table = {
+            "layout": option.layout.title,
+            "folder": str(folder),
+            "changed": bool(changes),
+            "written": bool(changes) and write,
+        }
+        typer.echo(json.dumps({**table, "files": {str(name): text for name, text in files.items()}}, indent=2))
+    else:
+        typer.echo(changes or f"{folder}: nothing to change for {option.layout.title}.", nl=not changes)
+    if changes and write:
         dropins.write(folder, files)
-        typer.echo(f"Written for {option.layout.title}. Now: systemctl daemon-reload; systemctl restart maifs.target")
+    if changes and not request.as_json:
+        next_step = (
+            "Now: systemctl daemon-reload; systemctl restart maifs.target" if write else "Not written: add --write"
+        )
+        typer.echo(f"For {option.layout.title}. {next_step}")
 
 
 def _chosen(plan: Plan, title: str | None) -> Option:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from serving.gpu.dropins import LLM_UNIT, VISION_UNIT
+from serving.gpu.dropins import LLM_UNIT
 from serving.gpu.findings import Finding, Severity
 from serving.gpu.hardware import hardware_findings
 from serving.gpu.inventory import Gpu, Inventory
 from serving.gpu.owners import Owner
 from serving.gpu.pin import PinState
 from serving.gpu.snapshot import Snapshot
-from serving.gpu.units import UNITS, Unit
+from serving.gpu.units import Unit, is_ours, uses_gpu
 
-GPU_UNITS = (LLM_UNIT, VISION_UNIT)
-WRITE_AGAIN = "coordinator-cli gpu plan --write /etc/systemd/system; systemctl daemon-reload; systemctl restart {unit}"
+WRITE_AGAIN = "coordinator-cli gpu apply --write; systemctl daemon-reload; systemctl restart {unit}"
 
 
 def roles(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
@@ -68,7 +67,7 @@ def _occupation(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
     units = {unit.name: unit for unit in snapshot.units or ()}
     for gpu in inventory.gpus:
         owners = [snapshot.owners[process.pid] for process in gpu.processes]
-        ours = sorted({owner.unit for owner in owners if owner.unit in UNITS})
+        ours = sorted({owner.unit for owner in owners if is_ours(owner.unit)})
         if len(ours) > 1:
             yield Finding(
                 Severity.FAULT,
@@ -78,7 +77,7 @@ def _occupation(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
             )
         for name in ours:
             yield from _wrong_gpu(gpu, units.get(name), inventory)
-        yield from (_stranger(gpu, owner) for owner in owners if owner.unit not in UNITS)
+        yield from (_stranger(gpu, owner) for owner in owners if not is_ours(owner.unit))
 
 
 def _stranger(gpu: Gpu, owner: Owner) -> Finding:
@@ -115,7 +114,7 @@ def planned(unit: Unit, inventory: Inventory) -> tuple[Gpu, ...]:
 
 def _pins(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
     for unit in snapshot.units or ():
-        if unit.name not in GPU_UNITS or not unit.loaded or not inventory.gpus:
+        if not uses_gpu(unit.name) or not unit.loaded or not inventory.gpus:
             continue
         yield from _policy(unit, inventory)
         yield from _environment(unit, snapshot)

@@ -14,8 +14,15 @@ from serving.model_shapes import Quantization
 NVIDIA_MAJOR = 195
 """Character device major of /dev/nvidiaN and, with minor 255, of /dev/nvidiactl."""
 VISION_UNIT = "maifs-vision.service"
+"""The vision service on the first of its GPUs, or on the CPU."""
+VISION_INSTANCE = "maifs-vision@{}.service"
+"""The vision service on a further GPU, by the GPU's index."""
 LLM_UNIT = "maifs-llm.service"
+COORDINATOR_UNIT = "maifs-coordinator.service"
+TARGET = "maifs.target"
 FILE_NAME = "10-gpu.conf"
+WRITTEN_BY = "# Written by coordinator-cli gpu"
+"""How every drop-in begins."""
 
 
 def dropins(option: Option, plan: Plan) -> dict[Path, str]:
@@ -29,10 +36,24 @@ def dropins(option: Option, plan: Plan) -> dict[Path, str]:
     """
     _check(option, plan)
     llm, vision = pick(plan.host.gpus, option.layout)
-    return {
-        Path(f"{LLM_UNIT}.d", FILE_NAME): _dropin(llm, _llm_settings(option, plan) | _pin_settings("LLM", llm)),
-        Path(f"{VISION_UNIT}.d", FILE_NAME): _dropin(vision[:1], _vision_settings(vision[:1])),
+    units = {
+        LLM_UNIT: _dropin(llm, _llm_settings(option, plan) | _pin_settings("LLM", llm)),
+        VISION_UNIT: _dropin(vision[:1], _vision_settings(vision[:1])),
     }
+    further = vision[1:]
+    units |= {VISION_INSTANCE.format(gpu.index): _dropin([gpu], _vision_settings([gpu])) for gpu in further}
+    units |= _replicas(further) if further else {}
+    return {
+        Path(f"{unit}.d", FILE_NAME): f"{WRITTEN_BY} apply; written anew by each run.\n{units[unit]}" for unit in units
+    }
+
+
+def _replicas(further: Sequence[GpuSpec]) -> dict[str, str]:
+    """What makes the target start the further vision services and the coordinator use them."""
+    wants = "".join(f"Wants={VISION_INSTANCE.format(gpu.index)}\n" for gpu in further)
+    sockets = ["unix:/run/maifs/vision.sock", *(f"unix:/run/maifs/vision-{gpu.index}.sock" for gpu in further)]
+    address = f'[Service]\nEnvironment="MAIFS_COORDINATOR_VISION_ADDRESS={",".join(sockets)}"\n'
+    return {TARGET: f"[Unit]\n{wants}", COORDINATOR_UNIT: address}
 
 
 def _check(option: Option, plan: Plan) -> None:
@@ -86,8 +107,7 @@ def _llm_settings(option: Option, plan: Plan) -> dict[str, str]:
 
 
 def _dropin(gpus: Sequence[GpuSpec], settings: Mapping[str, str]) -> str:
-    lines = ["# Written by coordinator-cli gpu plan --write; written anew by each run.", "[Service]"]
-    lines += ["DevicePolicy=closed"]
+    lines = ["[Service]", "DevicePolicy=closed"]
     for gpu in gpus:
         lines += [f"# {gpu.name}, index {gpu.index}", f"DeviceAllow=/dev/char/{NVIDIA_MAJOR}:{gpu.minor} rw"]
     uuids = ",".join(str(gpu.uuid) for gpu in gpus)
@@ -107,23 +127,34 @@ def difference(folder: Path, files: Mapping[Path, str]) -> str:
         MaifsError: FILE_UNREADABLE when a file that is there cannot be read.
     """
     parts: list[str] = []
-    for name, text in files.items():
+    for name, text in {**files, **dict.fromkeys(_stale(folder, files), "")}.items():
         path = folder / name
-        try:
-            before = path.read_text("utf-8") if path.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise MaifsError(Reason.FILE_UNREADABLE, f"{path} cannot be read: {error}.") from error
-        lines = difflib.unified_diff(before.splitlines(True), text.splitlines(True), str(path), str(path))
-        parts += lines
+        before = _read(path)
+        parts += difflib.unified_diff(before.splitlines(True), text.splitlines(True), str(path), str(path))
     return "".join(parts)
 
 
+def _stale(folder: Path, files: Mapping[Path, str]) -> list[Path]:
+    """Drop-ins of an earlier layout that this one does not have."""
+    there = (path.relative_to(folder) for path in sorted(folder.glob(f"maifs*.d/{FILE_NAME}")))
+    return [name for name in there if name not in files and _read(folder / name).startswith(WRITTEN_BY)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise MaifsError(Reason.FILE_UNREADABLE, f"{path} cannot be read: {error}.") from error
+
+
 def write(folder: Path, files: Mapping[Path, str]) -> None:
-    """Writes the drop-ins, each complete or not at all.
+    """Writes the drop-ins, each complete or not at all, and removes those of an earlier layout.
 
     Raises:
         MaifsError: OUTPUT_UNWRITABLE.
     """
+    for name in _stale(folder, files):
+        _remove(folder / name)
     for name, text in files.items():
         path = folder / name
         try:
@@ -136,3 +167,14 @@ def write(folder: Path, files: Mapping[Path, str]) -> None:
             raise MaifsError(
                 Reason.OUTPUT_UNWRITABLE, f"{path} cannot be written: {error.strerror}.", "Run this as root."
             ) from error
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    except OSError as error:
+        raise MaifsError(
+            Reason.OUTPUT_UNWRITABLE, f"{path} cannot be removed: {error.strerror}.", "Run this as root."
+        ) from error

@@ -222,7 +222,7 @@ def require(proof: PinProof, *, enforced: bool) -> None:
     if proof.state is PinState.VIOLATED or (enforced and proof.state is PinState.ADVISORY):
         raise _misconfigured(
             f"The GPU pin does not hold ({proof}).",
-            "Write the unit's drop-in anew (coordinator-cli gpu plan --write) and restart it; where the kernel has no "
+            "Write the unit's drop-in anew (coordinator-cli gpu apply --write) and restart it; where the kernel has no "
             "BPF device control, systemd starts units without their device policy.",
         )
 

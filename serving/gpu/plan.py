@@ -239,7 +239,7 @@ def _notes(
         split = ",".join(map(str, sharding.split_layers(shape.layers, layout.pipeline_parallel)))
         notes.append(f"layers {split}; no faster than one GPU for a single sequence")
     if layout.replicas > 1:
-        notes.append("one LLM service per replica; a coordinator uses one of them")
+        notes.append("one LLM service per replica; the units run one of them")
     if layout.offload_gib:
         notes.append("every token fetches the offloaded weights through PCIe")
         if max(weights) < budget:
@@ -247,7 +247,7 @@ def _notes(
     if layout.vision is Vision.CPU:
         notes.append("vision works as on a GPU, only slower")
     if layout.vision_gpus > 1:
-        notes.append("one vision service per GPU; a coordinator uses one of them")
+        notes.append("one vision service per GPU; the coordinator shares the pictures among them")
     return notes
 
 

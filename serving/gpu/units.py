@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import shlex
 import shutil
@@ -10,15 +11,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.gpu.dropins import LLM_UNIT, NVIDIA_MAJOR, VISION_UNIT
+from serving.gpu.dropins import COORDINATOR_UNIT, LLM_UNIT, NVIDIA_MAJOR, VISION_INSTANCE, VISION_UNIT
 
-COORDINATOR_UNIT = "maifs-coordinator.service"
 UNITS = (VISION_UNIT, LLM_UNIT, COORDINATOR_UNIT)
+_VISION_INSTANCES = VISION_INSTANCE.format("*")
 _CONTROL_MINOR = 255
 _PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,Result,MainPID,NRestarts,StatusText,ControlGroup,DevicePolicy,DeviceAllow,"
     "Environment"
 )
+
+
+def is_ours(name: str) -> bool:
+    """Whether a unit is one of the services."""
+    return name in UNITS or fnmatch.fnmatchcase(name, _VISION_INSTANCES)
+
+
+def uses_gpu(name: str) -> bool:
+    """Whether a unit may have a GPU."""
+    return is_ours(name) and name != COORDINATOR_UNIT
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,11 @@ class Unit:
         return tuple(part for part in self.environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if part)
 
 
-def read_units(names: Sequence[str] = UNITS) -> tuple[Unit, ...] | None:
-    """The units' state; None where systemd does not run."""
+def read_units() -> tuple[Unit, ...] | None:
+    """The state of the services' units, further vision services included; None where systemd does not run."""
     if shutil.which("systemctl") is None or not Path("/run/systemd/system").is_dir():
         return None
-    command = ["systemctl", "show", "--no-pager", f"--property={_PROPERTIES}", *names]
+    command = ["systemctl", "show", "--no-pager", f"--property={_PROPERTIES}", *UNITS, _VISION_INSTANCES]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):

@@ -56,12 +56,12 @@ def test_an_older_driver_without_the_newer_memory_call_is_read_too(driver: Path)
 
 
 def test_this_host_is_planned_and_its_drop_ins_are_written(driver: Path, tmp_path: Path) -> None:
-    arguments = (*CLI, "plan", "--layout", "3+1 PP=3 bf16", "--write", str(tmp_path))
-    dry = fake_nvml.run(driver, *arguments, "--dry-run", minors="1,0,2,3")
+    arguments = (*CLI, "apply", "--layout", "3+1 PP=3 bf16", "--dir", str(tmp_path))
+    dry = fake_nvml.run(driver, *arguments, minors="1,0,2,3")
     assert dry.returncode == ExitCode.OK, dry.stderr
     assert "+DeviceAllow=/dev/char/195:3 rw" in dry.stdout
     assert list(tmp_path.iterdir()) == []
-    fake_nvml.run(driver, *arguments, minors="1,0,2,3")
+    fake_nvml.run(driver, *arguments, "--write", minors="1,0,2,3")
     vision = (tmp_path / "maifs-vision.service.d" / "10-gpu.conf").read_text()
     assert "CUDA_VISIBLE_DEVICES=GPU-0badc0de-0000-4000-8000-000000000003\n" in vision
     assert "nothing to change" in fake_nvml.run(driver, *arguments, minors="1,0,2,3").stdout

@@ -21,16 +21,8 @@ import pytest
 from tests.conftest import ROOT
 
 SOURCE, SITE, PYTHON, SHARED = "/opt/maifs/src", "/opt/maifs/site", "/opt/maifs/python", "/opt/maifs/shared"
+VENV = "/opt/maifs/venv"
 _BOOT_S = 30.0
-_INSTALL = f"""
-cd {SOURCE}/systemd
-install -m 644 -t /etc/systemd/system units/*
-install -D -m 644 -t /etc/sysusers.d sysusers.d/maifs.conf
-install -D -m 644 -t /etc/tmpfiles.d tmpfiles.d/maifs.conf
-install -D -m 644 -t /etc/maifs maifs.toml
-systemd-sysusers; systemd-tmpfiles --create maifs.conf
-systemctl daemon-reload
-"""
 _COMMANDS = {
     "vision-service": "vision_service.__main__",
     "coordinator-service": "coordinator.__main__",
@@ -67,9 +59,9 @@ class Booted:
         """Runs a script inside as root; returns what it wrote."""
         return self.run("/bin/bash", "-euc", script, timeout_s=timeout_s).stdout
 
-    def install_units(self) -> None:
-        """Units, users and settings as systemd/README.md says."""
-        self.shell(_INSTALL)
+    def install(self) -> str:
+        """Units, users and settings, by the installer; returns what it said."""
+        return self.run(f"{VENV}/bin/coordinator-cli", "install", "--cpu").stdout
 
     def write(self, path: str, text: str) -> None:
         """Writes a file inside."""

@@ -54,7 +54,7 @@ def _system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
         driver = system.shared / "driver"
         driver.mkdir()
         fake_nvml.build(driver)
-        system.install_units()
+        system.install()
         system.shell(PREPARE)
         system.run("systemctl", "start", "--no-block", "maifs.target")
         for unit in (VISION, COORDINATOR):

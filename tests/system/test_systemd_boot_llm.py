@@ -21,7 +21,7 @@ def _system() -> Iterator[Booted]:
     model = f"{SOURCE}/{prepared_model().relative_to(ROOT)}"
     settings = f"MAIFS_LLM_MODEL={model} MAIFS_LLM_MAX_MODEL_LEN_TOKENS_COUNT=2560 VLLM_LOGGING_LEVEL=WARNING"
     with boot() as system:
-        system.install_units()
+        system.install()
         system.write(f"/etc/systemd/system/{LLM}.d/90-test.conf", f"[Service]\nEnvironment={settings}\nRestart=no\n")
         system.shell(f"systemctl daemon-reload; systemctl start --no-block {LLM}")
         yield system

@@ -1,0 +1,1 @@
+"""Puts the product on a host: environment, units, users, settings; and takes it away again."""
