@@ -9,6 +9,7 @@ from coordinator.case import Case
 from coordinator.explanation.answer import VERDICT_ID, Answer, Claim
 from coordinator.explanation.catalogue import Catalogue
 from coordinator.explanation.grounding import Section, check_claim
+from coordinator.explanation.grounds import Grounds
 from coordinator.explanation.text import Dropped, Explanation, Sentence, ToolReading
 
 MAX_SUMMARY = 4
@@ -20,8 +21,7 @@ _NO_ROOM = "the summary has no room for it"
 class _Survey:
     """The check of a whole answer."""
 
-    case: Case
-    words: Catalogue
+    grounds: Grounds
     dropped: list[Dropped] = field(default_factory=list)
     written: int = 0
     _said: set[str] = field(default_factory=set)
@@ -30,7 +30,7 @@ class _Survey:
         """The sentences that hold; the others are noted."""
         kept = []
         for claim in claims:
-            for checked in check_claim(claim, section, tool, self.case, self.words):
+            for checked in check_claim(claim, section, tool, self.grounds):
                 self.written += 1
                 reason = checked.reason
                 if not reason and self._repeats(checked.text):
@@ -60,7 +60,7 @@ def compose(
     The summary's first sentence, the verdict in measured words, and its last, on what could be tested, are always the
     rules'. A detected finding that no sentence of the model speaks of keeps its rule-written sentence.
     """
-    survey = _Survey(case, words)
+    survey = _Survey(Grounds(case, words))
     summary = survey.survivors(answer.summary, "summary")
     readings = {tool: survey.survivors([claim], "reading", tool) for tool, claim in answer.readings.items()}
     uncertainties = survey.survivors(answer.uncertainties, "uncertainty")

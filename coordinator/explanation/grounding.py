@@ -8,24 +8,22 @@ sound sentences.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from coordinator.case import Case, Finding, Region
 from coordinator.explanation.answer import VERDICT_ID, Claim
-from coordinator.explanation.catalogue import Catalogue, percent, template_values
+from coordinator.explanation.catalogue import percent
 from coordinator.explanation.claims import verdict_reason
-from coordinator.explanation.lexicon import LEXICONS, Lexicon, stems
-from coordinator.explanation.quantities import mentions, numbers_in, quantities_of, unfounded, verdict_quantities
+from coordinator.explanation.grounds import SENTENCE_END, WORD, About, Grounds, runs
+from coordinator.explanation.lexicon import Lexicon, stems
+from coordinator.explanation.quantities import mentions, unfounded
 from coordinator.explanation.untrusted import harmless
 
 Section = Literal["summary", "reading", "uncertainty"]
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
 _FINDING_ID = re.compile(r"\b(?:[a-z]+)\.[a-z][a-z0-9]*_?[a-z0-9_]*\b")
-_WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _BAD_MARKS = re.compile(r"https?:|www\.|[{}<>«»|\\`]|\[|\]|\bJSON\b|\bas an AI\b", re.IGNORECASE)
 _COMMON_NAMES = frozenset(
     {
@@ -60,13 +58,6 @@ _KNOWN_NAMES = re.compile(
     re.IGNORECASE,
 )
 _MIN_WORDS = 3
-_ECHO_WORDS = 3
-_PROSE = frozenset(
-    {"the", "a", "an", "is", "are", "was", "were", "be", "this", "that", "it", "you", "your", "and", "or", "of", "to"}
-    | {"by", "as", "not", "no", "all", "with", "from", "has", "have", "for", "in", "on", "say", "write", "ignore"}
-    | {"이", "그", "은", "는", "것은", "사진은", "이미지는", "입니다", "무시하고"}
-)
-"""Words that prose has and names of programs and cameras do not."""
 
 
 @dataclass(frozen=True)
@@ -82,48 +73,41 @@ class Checked:
 class _Subject:
     """What a sentence is held against."""
 
-    case: Case
-    finding: Finding | None
-    """None: the verdict."""
+    grounds: Grounds
+    about: About
     section: Section
-    words: Catalogue
-    lexicon: Lexicon
 
-    @cached_property
-    def texts(self) -> tuple[str, ...]:
-        """Our own texts on the subject and the details that the finding rests on."""
-        if self.finding is None:
-            verdict = self.case.fusion.verdict
-            told = self.words.phrase(f"verdict.{verdict}", strength="", probability="")
-            return (told, self.words.phrase(f"plain_verdict.{verdict}"), self.case.file.format)
-        finding = self.finding
-        details = tuple(harmless(text) for text in finding.details.values())
-        names = " ".join(f"{m.name.replace('_', ' ')} {m.unit}" for m in finding.measurements)
-        own = (self.words.finding(finding), self.words.caveat(finding), self.words.title(finding.id))
-        return (*own, finding.id, finding.score_meaning, names, *details, self.case.file.format)
+    @property
+    def case(self) -> Case:
+        """The evidence and the verdict."""
+        return self.grounds.case
 
-    @cached_property
-    def vocabulary(self) -> frozenset[str]:
-        """Words of those texts, folded."""
-        return frozenset(word.casefold() for text in self.texts for word in _WORD.findall(text))
+    @property
+    def finding(self) -> Finding | None:
+        """What is cited; None: the verdict."""
+        return self.about.finding
+
+    @property
+    def lexicon(self) -> Lexicon:
+        """Words that count in the report's language."""
+        return self.grounds.lexicon
 
 
-def check_claim(claim: Claim, section: Section, tool: str | None, case: Case, words: Catalogue) -> list[Checked]:
+def check_claim(claim: Claim, section: Section, tool: str | None, grounds: Grounds) -> list[Checked]:
     """Holds each sentence of a text against what it cites.
 
     Args:
         claim: the model's text.
         section: where it stands.
         tool: the tool whose reading it is; None elsewhere.
-        case: the evidence.
-        words: catalogue of the report's language.
+        grounds: the evidence, in the report's language.
     """
-    finding = next((f for f in case.findings() if f.id == claim.finding_id), None)
+    finding = grounds.findings.get(claim.finding_id)
     fault = _citation_fault(claim, finding, section, tool)
-    subject = _Subject(case, finding, section, words, LEXICONS[words.language])
+    subject = _Subject(grounds, grounds.about(finding), section)
     return [
         Checked(text, claim.finding_id, fault or _first_fault(text, subject))
-        for text in _SENTENCE_END.split(claim.text)
+        for text in SENTENCE_END.split(claim.text)
         if text.strip()
     ]
 
@@ -152,10 +136,9 @@ def _first_fault(text: str, subject: _Subject) -> str:
 
 def _is_ours(text: str, subject: _Subject) -> bool:
     """A sentence of the catalogue or its main clause, word for word and without anything from the file in it."""
+    ours = subject.about.sentences
     if subject.finding is None:
-        return text.strip() == subject.words.phrase(f"plain_verdict.{subject.case.fusion.verdict}")
-    bare = _without_details(subject.finding)
-    ours = (*_SENTENCE_END.split(subject.words.finding(bare)), subject.words.caveat(bare))
+        return text.strip() in ours
     stripped = text.strip().rstrip(".")
     return any(our.rstrip(".") == stripped or our.startswith((f"{stripped};", f"{stripped},")) for our in ours)
 
@@ -163,14 +146,12 @@ def _is_ours(text: str, subject: _Subject) -> bool:
 def _foreign_matter(text: str, subject: _Subject) -> str:
     """Words that only other tests use, and words of the verdict that nothing could check."""
     if subject.finding is None:
-        loose = stems(text) - stems(" ".join(subject.texts)) - subject.lexicon.verdict_words
+        loose = stems(text) - subject.about.stems - subject.lexicon.verdict_words
         return f"{sorted(loose)[0]!r} is more than the verdict says" if loose else ""
     stripped = text.strip().rstrip(".")
-    others = (f for f in subject.case.findings() if f is not subject.finding)
-    if any(stripped in subject.words.finding(_without_details(other)) for other in others):
+    if any(stripped in bare for other, bare in subject.grounds.bare.items() if other != subject.finding.id):
         return "it is what another finding says"
-    own = stems(" ".join((*subject.words.texts_of(subject.finding.id), *subject.texts)))
-    foreign = (stems(text) & subject.lexicon.trace_words) - own
+    foreign = (stems(text) & subject.lexicon.trace_words) - subject.about.stems
     return f"{sorted(foreign)[0]!r} is the matter of another test" if foreign else ""
 
 
@@ -179,11 +160,11 @@ def _form(text: str, subject: _Subject) -> str:
         return "it holds marks that a sentence of a report does not have"
     if len(text.split()) < _MIN_WORDS or not re.search(r"[.!?][\"')]*$", text):
         return "it is no finished sentence"
-    runs = _runs(text)
-    if len(set(runs)) < len(runs):
+    said = runs(text)
+    if len(set(said)) < len(said):
         return "it repeats itself"
     hangul = sum("가" <= character <= "힣" for character in text)
-    if (subject.words.language == "ko") != (hangul > 0) or (hangul == 0 and _foreign(text)):
+    if (subject.grounds.words.language == "ko") != (hangul > 0) or (hangul == 0 and _foreign(text)):
         return "it is not in the language of the report"
     return ""
 
@@ -204,31 +185,35 @@ def _tools(text: str, subject: _Subject) -> str:
     if ids - ({finding.id} if finding else set()):
         return f"it names {sorted(ids)[0]}, which it does not cite"
     for tool, pattern in lexicon.tool_words.items():
-        known = finding is not None and (finding.tool == tool or any(pattern.search(t) for t in subject.texts))
+        known = finding is not None and (finding.tool == tool or any(pattern.search(t) for t in subject.about.texts))
         if pattern.search(text) and not known:
             return f"it speaks of {tool} without citing a finding of that tool"
-    for other in subject.case.findings():
-        title = subject.words.title(other.id).casefold()
-        foreign = other is not finding and len(title) > 6 and not any(title in t.casefold() for t in subject.texts)
-        if foreign and title in text.casefold():
+    folded = text.casefold()
+    for other, title in subject.grounds.titles.items():
+        if (
+            len(title) > 6
+            and title in folded
+            and other != (finding.id if finding else "")
+            and title not in subject.about.folded
+        ):
             return f"it names the test for {title}, which it does not cite"
     for match in lexicon.tool_noun.finditer(text):
         word = match.group(1).casefold()
-        if word not in lexicon.stop_words and word not in lexicon.tool_words and word not in subject.vocabulary:
+        if word not in lexicon.stop_words and word not in lexicon.tool_words and word not in subject.about.vocabulary:
             return f"{match.group()!r} is no tool of this report"
     return ""
 
 
 def _names(text: str, subject: _Subject) -> str:
     """Names that are not in what the sentence cites."""
-    folded_texts = " ".join(subject.texts).casefold()
+    folded_texts = subject.about.folded
     for match in _KNOWN_NAMES.finditer(text):
         if match.group().casefold() not in folded_texts:
             return f"the name {match.group()!r} is not in the finding that it cites"
-    for position, word in enumerate(_WORD.findall(text)):
+    for position, word in enumerate(WORD.findall(text)):
         named = any(character.isupper() for character in (word if position else word[1:]))
         folded = word.casefold()
-        if named and folded not in subject.vocabulary and folded not in _COMMON_NAMES and word not in {"AI", "I"}:
+        if named and folded not in subject.about.vocabulary and folded not in _COMMON_NAMES and word not in {"AI", "I"}:
             return f"the name {word!r} is not in the finding that it cites"
     shown = subject.lexicon.content.search(text)
     if shown and shown.group().casefold() not in folded_texts:
@@ -238,50 +223,16 @@ def _names(text: str, subject: _Subject) -> str:
 
 def _echo(text: str, subject: _Subject) -> str:
     """Runs of words of prose from untrusted text, which may be an instruction that the model followed."""
-    spoken = _ngrams(text)
-    for finding in subject.case.findings():
-        own = _ngrams(subject.words.finding(_without_details(finding)))
-        for value in finding.details.values():
-            shared = (_ngrams(harmless(value, 512)) - own) & spoken
-            if any(_PROSE.intersection(run) for run in shared):
-                return "it repeats text that was read from the file"
-    return ""
-
-
-def _without_details(finding: Finding) -> Finding:
-    return replace(finding, details=dict.fromkeys(finding.details, ""))
-
-
-def _runs(text: str) -> list[tuple[str, ...]]:
-    folded = [word.casefold() for word in _WORD.findall(text)]
-    return [tuple(folded[i : i + _ECHO_WORDS]) for i in range(len(folded) - _ECHO_WORDS + 1)]
-
-
-def _ngrams(text: str) -> frozenset[tuple[str, ...]]:
-    return frozenset(_runs(text))
+    repeated = not subject.grounds.prose_of_file.isdisjoint(runs(text))
+    return "it repeats text that was read from the file" if repeated else ""
 
 
 def _numbers(text: str, subject: _Subject) -> str:
-    for token in numbers_in(subject.texts):
-        text = re.sub(re.escape(token), " ", text, flags=re.IGNORECASE)
-    for value in _quoted_numbers(subject):
-        text = text.replace(value, " ")
-    if subject.finding is None:
-        shown = verdict_quantities(subject.case)
-        if percent(subject.case.fusion.probability).startswith(">"):
-            text = re.sub(r"(?:>|above|over|more than|at least)\s*99\s*%|99\s*% 이상", " ", text)
-        return unfounded(text, shown, subject.lexicon)
-    return unfounded(text, quantities_of(subject.finding, subject.case), subject.lexicon)
-
-
-def _quoted_numbers(subject: _Subject) -> Iterable[str]:
-    """Version numbers and the like: tokens with a digit in the details that the finding rests on, with their name."""
-    if subject.finding is None:
-        return ()
-    texts = [str(v) for v in template_values(subject.finding).values() if isinstance(v, str)]
-    return sorted(
-        (t for t in texts if any(c.isdigit() for c in t) and any(c.isalpha() for c in t)), key=len, reverse=True
-    )
+    for name in subject.about.names_with_digits:
+        text = re.sub(re.escape(name), " ", text, flags=re.IGNORECASE)
+    if subject.finding is None and percent(subject.case.fusion.probability).startswith(">"):
+        text = re.sub(r"(?:>|above|over|more than|at least)\s*99\s*%|99\s*% 이상", " ", text)
+    return unfounded(text, subject.about.quantities, subject.lexicon)
 
 
 def _verdict(text: str, subject: _Subject) -> str:
@@ -315,7 +266,7 @@ def _bearing(text: str, subject: _Subject) -> str:
     finding, lexicon = subject.finding, subject.lexicon
     if finding is None or mentions(text, lexicon):
         return ""
-    own = stems(" ".join((*subject.words.texts_of(finding.id), *subject.texts)))
+    own = subject.about.stems
     said = stems(text) - lexicon.verdict_words
     if not said & own:
         return f"it says nothing of {finding.id}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from re import Pattern
 
 
@@ -64,6 +65,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _STEM, _HANGUL_STEM, _SHORTEST = 6, 2, 4
 
 
+@lru_cache(maxsize=1024)
 def stems(text: str) -> frozenset[str]:
     """Beginnings of a text's words, folded: what endings and Korean particles leave alone. Short words are left out."""
     found = set()

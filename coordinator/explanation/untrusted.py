@@ -17,7 +17,9 @@ def harmless(text: str, limit: int = 80) -> str:
     (bidirectional, zero-width), private and unassigned characters go; marks of chat templates go; quotes and brackets
     that could end our own delimiters are replaced.
     """
-    folded = unicodedata.normalize("NFKC", text[: limit * 8])
-    kept = "".join(character if unicodedata.category(character)[0] in _KEPT_CATEGORIES else " " for character in folded)
+    kept = text[: limit * 8]
+    if not (kept.isascii() and kept.isprintable()):
+        folded = unicodedata.normalize("NFKC", kept)
+        kept = "".join(c if unicodedata.category(c)[0] in _KEPT_CATEGORIES else " " for c in folded)
     one_line = " ".join(_CHAT_MARKS.sub(" ", kept).translate(_BRACKETS).split())
     return one_line if len(one_line) <= limit else one_line[: limit - 1].rstrip() + "…"

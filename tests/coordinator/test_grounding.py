@@ -11,6 +11,7 @@ from coordinator.explanation.answer import VERDICT_ID, Answer, Claim
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.explanation.compose import compose
 from coordinator.explanation.grounding import Section, check_claim
+from coordinator.explanation.grounds import Grounds
 from coordinator.explanation.rules import write_explanation
 from tests.coordinator.cases import CLEAN, COPY, GENERATED, GRID, NOISE, OPEN, SOFTWARE, SOURCE, SPLICED, make_case
 
@@ -23,7 +24,7 @@ def reasons(
 ) -> list[str]:
     words = load_catalogue(language)
     tool = finding_id.partition(".")[0] if section == "reading" else None
-    return [checked.reason for checked in check_claim(Claim(text, finding_id), section, tool, case, words)]
+    return [checked.reason for checked in check_claim(Claim(text, finding_id), section, tool, Grounds(case, words))]
 
 
 def assert_stands(text: str, finding_id: str, case: Case = SPLICED, section: Section = "summary") -> None:
@@ -138,7 +139,8 @@ class TestTools:
         assert_falls("No region was copied.", COPY.id, "not tested")
 
     def test_a_finding_in_the_reading_of_another_tool_falls(self) -> None:
-        checked = check_claim(Claim("A region lies on a foreign grid.", GRID_ID), "reading", "noise", SPLICED, ENGLISH)
+        claim = Claim("A region lies on a foreign grid.", GRID_ID)
+        checked = check_claim(claim, "reading", "noise", Grounds(SPLICED, ENGLISH))
         assert "reading of the tool noise" in checked[0].reason
 
     @pytest.mark.parametrize("name", ["Photoshop", "GIMP", "Midjourney", "Canon", "Instagram", "John"])

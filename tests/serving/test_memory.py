@@ -29,6 +29,7 @@ print(faults() - before)
 def test_buffers_that_are_taken_again_and_again_cause_no_page_faults() -> None:
     counts = {}
     for kept in ("yes", "no"):
-        result = subprocess.run([sys.executable, "-c", SCRIPT, kept], cwd=ROOT, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", SCRIPT, kept]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         counts[kept] = int(result.stdout)
     assert counts["yes"] < counts["no"] / 10
