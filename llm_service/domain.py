@@ -1,100 +1,9 @@
-"""What the service speaks of inside: requests, events and the model's description; no gRPC, no vLLM."""
+"""What the service answers: events of a generation, the model's description, its load; no gRPC, no vLLM."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
-
-from serving.errors import MaifsError, Reason
-
-MAX_STOP_TEXTS = 8
-MAX_STOP_CHARACTERS = 256
-MAX_TEMPERATURE = 2.0
-MAX_MESSAGES = 1024
-
-
-class Role(StrEnum):
-    """Who speaks; the values are those of chat templates."""
-
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message of a conversation."""
-
-    role: Role
-    content: str
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A request for one answer."""
-
-    messages: tuple[Message, ...]
-    max_tokens_count: int = 0
-    """0 takes the service's default."""
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    json_schema: str = ""
-    """JSON Schema as text; empty for free text."""
-    priority: int = 0
-    """Lower runs earlier."""
-    stop: tuple[str, ...] = ()
-
-    def check(self, max_output_tokens_count: int) -> None:
-        """Checks ranges.
-
-        Raises:
-            MaifsError: INVALID_REQUEST naming every fault.
-        """
-        faults = list(message_faults(self.messages))
-        if not 0 <= self.max_tokens_count <= max_output_tokens_count:
-            faults.append(f"max_tokens_count = {self.max_tokens_count}: must be 0 to {max_output_tokens_count}")
-        if not (math.isfinite(self.temperature) and 0 <= self.temperature <= MAX_TEMPERATURE):
-            faults.append(f"temperature = {self.temperature}: must be 0 to {MAX_TEMPERATURE:g}")
-        if not (math.isfinite(self.top_p) and 0 < self.top_p <= 1):
-            faults.append(f"top_p = {self.top_p}: must be above 0 and at most 1")
-        if self.seed is not None and self.seed < 0:
-            faults.append(f"seed = {self.seed}: must be at least 0")
-        faults.extend(_stop_faults(self.stop))
-        _raise(faults)
-
-
-def _stop_faults(stop: tuple[str, ...]) -> list[str]:
-    faults = []
-    if len(stop) > MAX_STOP_TEXTS:
-        faults.append(f"stop has {len(stop)} texts: at most {MAX_STOP_TEXTS}")
-    if any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in stop):
-        faults.append(f"stop: each text must have 1 to {MAX_STOP_CHARACTERS} characters")
-    return faults
-
-
-def message_faults(messages: tuple[Message, ...]) -> list[str]:
-    """What is wrong with a conversation."""
-    if not messages:
-        return ["messages is empty: at least one is needed"]
-    if len(messages) > MAX_MESSAGES:
-        return [f"messages has {len(messages)} entries: at most {MAX_MESSAGES}"]
-    return []
-
-
-def check_messages(messages: tuple[Message, ...]) -> None:
-    """Checks a conversation alone.
-
-    Raises:
-        MaifsError: INVALID_REQUEST.
-    """
-    _raise(message_faults(messages))
-
-
-def _raise(faults: list[str]) -> None:
-    if faults:
-        raise MaifsError(Reason.INVALID_REQUEST, f"The request has {len(faults)} fault(s): " + "; ".join(faults) + ".")
 
 
 class FinishReason(StrEnum):
@@ -114,10 +23,28 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class TokenCandidate:
+    """A token and the natural logarithm of its probability."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the answer and the likeliest tokens at its place, likeliest first."""
+
+    token: TokenCandidate
+    top: tuple[TokenCandidate, ...]
+
+
+@dataclass(frozen=True)
 class Delta:
-    """More text."""
+    """More text, and its tokens when they were asked for."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,8 +90,18 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class Load:
-    """Work at one moment."""
+    """Work at one moment, as admission counts it."""
 
     active_requests_count: int
     completed_requests_count: int
     output_tokens_count: int
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """Work in the engine after its latest step."""
+
+    running_requests_count: int = 0
+    waiting_requests_count: int = 0
+    kv_cache_usage_ratio: float = 0.0
+    """Share of the KV cache in use, 0..1."""

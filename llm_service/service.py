@@ -14,11 +14,13 @@ from pathlib import Path
 
 import grpc
 
+from llm_service.adapters import load_adapters
 from llm_service.config import LlmConfig
 from llm_service.describe import describe
-from llm_service.domain import Delta, Finish, FinishReason, Generation, Message, Role
+from llm_service.domain import Delta, Finish, FinishReason
 from llm_service.engine import Engine, engine_dead
 from llm_service.launch import Launched, launch
+from llm_service.requests import Constraint, Generation, Message, Role
 from llm_service.servicer import LlmServicer
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
 from serving.errors import MaifsError, Reason
@@ -65,7 +67,7 @@ class LlmServiceProcess:
         folder = Path(self._sockets.name)
         self._launching = loop.run_in_executor(None, launch, self._config, folder, lambda: self._stopping)
         launched = await asyncio.shield(self._launching)
-        engine = Engine(launched.llm, self._config)
+        engine = Engine(launched.llm, self._config, await load_adapters(launched.llm, self._config.adapters))
         start = time.perf_counter()
         await _warm_up(engine)
         phases = {**launched.phases_s, "warm_up": round(time.perf_counter() - start, 3)}
@@ -122,7 +124,7 @@ async def _warm_up(engine: Engine) -> None:
     request = Generation(
         messages=(Message(Role.USER, "Say that you are ready."),),
         max_tokens_count=_WARM_UP_TOKENS_COUNT,
-        json_schema=_WARM_UP_SCHEMA,
+        constraint=Constraint(json_schema=_WARM_UP_SCHEMA),
     )
     text, reason = "", FinishReason.LENGTH
     async for event in engine.generate(request):

@@ -8,8 +8,9 @@ from typing import Any
 from google.protobuf import duration_pb2
 
 from llm_service.config import LlmConfig
-from llm_service.domain import Delta, Finish, FinishReason, Generation, Message, ModelDescription, Role
+from llm_service.domain import Delta, Finish, FinishReason, ModelDescription, TokenCandidate, TokenLogprob
 from llm_service.engine import Engine
+from llm_service.requests import Constraint, Generation, Message, Role
 from maifs.common.v1 import finding_pb2
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
 from serving import __version__
@@ -48,8 +49,8 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         engine, _ = self._ready()
         async for event in engine.generate(_generation(request)):
             match event:
-                case Delta(text):
-                    yield llm_pb2.GenerateResponse(delta=text)
+                case Delta(text, logprobs):
+                    yield llm_pb2.GenerateResponse(delta=text, logprobs=map(_token_logprob, logprobs))
                 case Finish():
                     yield llm_pb2.GenerateResponse(finish=_finish(event))
 
@@ -58,7 +59,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     ) -> llm_pb2.WarmPrefixResponse:
         """See the contract."""
         engine, _ = self._ready()
-        warmed = await engine.warm_prefix(_messages(request.messages))
+        warmed = await engine.warm_prefix(_messages(request.messages), request.adapter)
         return llm_pb2.WarmPrefixResponse(
             prompt_tokens_count=warmed.prompt_tokens_count,
             cached_prompt_tokens_count=warmed.cached_prompt_tokens_count,
@@ -70,7 +71,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     ) -> llm_pb2.GetModelInfoResponse:
         """See the contract."""
         engine, model = self._ready()
-        load = engine.load()
+        load, in_engine = engine.load(), engine.engine_load()
         return llm_pb2.GetModelInfoResponse(
             model=model.model,
             architecture=model.architecture,
@@ -82,15 +83,20 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
                 max_output_tokens_count=self._config.max_output_tokens_count,
                 max_running_requests_count=model.max_running_requests_count,
                 max_queued_requests_count=self._config.max_queued_requests_count,
+                max_images_count=engine.max_images_count,
             ),
             load=llm_pb2.LlmLoad(
                 active_requests_count=load.active_requests_count,
                 completed_requests_count=load.completed_requests_count,
                 output_tokens_count=load.output_tokens_count,
+                running_requests_count=in_engine.running_requests_count,
+                waiting_requests_count=in_engine.waiting_requests_count,
+                kv_cache_usage_ratio=in_engine.kv_cache_usage_ratio,
             ),
             engine_version=model.engine_version,
             service_version=__version__,
             prefix_caching=model.prefix_caching,
+            adapters=engine.adapters,
         )
 
     def _ready(self) -> tuple[Engine, ModelDescription]:
@@ -111,9 +117,16 @@ def _generation(request: llm_pb2.GenerateRequest) -> Generation:
         temperature=request.temperature,
         top_p=request.top_p if request.HasField("top_p") else 1.0,
         seed=request.seed if request.HasField("seed") else None,
-        json_schema=request.json_schema,
+        constraint=Constraint(
+            json_schema=request.json_schema,
+            choices=tuple(request.choices),
+            regex=request.regex,
+            grammar=request.grammar,
+        ),
         priority=request.priority,
         stop=tuple(request.stop),
+        top_logprobs_count=request.top_logprobs_count if request.HasField("top_logprobs_count") else None,
+        adapter=request.adapter,
     )
 
 
@@ -128,7 +141,15 @@ def _message(index: int, message: llm_pb2.ChatMessage) -> Message:
             Reason.INVALID_REQUEST,
             f"messages[{index}].role = {message.role}: must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT.",
         )
-    return Message(role, message.content)
+    return Message(role, message.content, tuple(image.data for image in message.images))
+
+
+def _token_logprob(token: TokenLogprob) -> llm_pb2.TokenLogprob:
+    return llm_pb2.TokenLogprob(token=_candidate(token.token), top=map(_candidate, token.top))
+
+
+def _candidate(candidate: TokenCandidate) -> llm_pb2.TokenCandidate:
+    return llm_pb2.TokenCandidate(token_id=candidate.token_id, text=candidate.text, logprob=candidate.logprob)
 
 
 def _finish(finish: Finish) -> llm_pb2.GenerateFinish:

@@ -1,23 +1,19 @@
-"""The service with the real engine: one for all tests here, stopped by the last of them."""
+"""What the service answers, with the real engine."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+import math
+import re
 
-import grpc
 import pytest
-from grpc.aio import AioRpcError
 
 from maifs.llm.v1 import llm_pb2
 from tests.llm import engine_process
-from tests.llm.engine_process import Stub, ask, connected, reason_of, start_llm, system, user
-from tests.processes import ServiceProcess, socket_folder
+from tests.llm.engine_process import LONG, Stub, ask, system, user
 
 pytestmark = pytest.mark.engine
 
-LONG = "Write a very long story about a river, a mill and a lighthouse."
 VERDICT_SCHEMA = {
     "type": "object",
     "properties": {
@@ -27,19 +23,6 @@ VERDICT_SCHEMA = {
     "required": ["verdict", "reasons"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[ServiceProcess]:
-    with socket_folder() as folder, start_llm(folder) as process:
-        yield process.wait_serving(180)
-
-
-@pytest.fixture
-async def stub(service: ServiceProcess) -> AsyncIterator[Stub]:
-    async with connected(service) as stub:
-        yield stub
-        await engine_process.wait_idle(stub)
 
 
 async def test_model_info_tells_what_was_loaded(stub: Stub) -> None:
@@ -109,65 +92,6 @@ async def test_stop_text_ends_the_answer_and_is_not_in_it(stub: Stub) -> None:
     assert "Paris" not in answer.text
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        "{",
-        "[]",
-        '{"type": "strng"}',
-        '{"type": 5}',
-        '{"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}',
-        '{"type": "integer", "multipleOf": 3}',
-        '{"type": "string", "pattern": "(["}',
-        "[" * 5000,
-    ],
-)
-async def test_schema_that_cannot_be_used_is_refused(stub: Stub, schema: str) -> None:
-    with pytest.raises(AioRpcError) as caught:
-        await ask(stub, llm_pb2.GenerateRequest(messages=[user("hi")], json_schema=schema))
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert reason_of(caught.value)[0] == "INVALID_JSON_SCHEMA"
-
-
-@pytest.mark.parametrize(
-    ("request_", "field"),
-    [
-        (llm_pb2.GenerateRequest(), "messages"),
-        (llm_pb2.GenerateRequest(messages=[llm_pb2.ChatMessage(content="hi")]), "messages[0].role"),
-        (llm_pb2.GenerateRequest(messages=[user("hi")], max_tokens_count=-1), "max_tokens_count"),
-        (llm_pb2.GenerateRequest(messages=[user("hi")], max_tokens_count=100_000), "max_tokens_count"),
-        (llm_pb2.GenerateRequest(messages=[user("hi")], temperature=float("nan")), "temperature"),
-        (llm_pb2.GenerateRequest(messages=[user("hi")], temperature=2.5), "temperature"),
-        (llm_pb2.GenerateRequest(messages=[user("hi")], top_p=0.0), "top_p"),
-        (llm_pb2.GenerateRequest(messages=[user("hi")], seed=-1), "seed"),
-        (llm_pb2.GenerateRequest(messages=[user("hi")], stop=["x"] * 10_000), "stop"),
-        (llm_pb2.GenerateRequest(messages=[user("hi")], stop=[""]), "stop"),
-    ],
-)
-async def test_bad_request_is_refused_with_the_field(stub: Stub, request_: llm_pb2.GenerateRequest, field: str) -> None:
-    with pytest.raises(AioRpcError) as caught:
-        await ask(stub, request_)
-    assert reason_of(caught.value)[0] == "INVALID_REQUEST"
-    assert field in (caught.value.details() or "")
-
-
-@pytest.mark.parametrize("words", [2100, 2_000_000])
-async def test_prompt_that_is_too_long_is_refused_with_numbers(stub: Stub, words: int) -> None:
-    with pytest.raises(AioRpcError) as caught:
-        await ask(stub, llm_pb2.GenerateRequest(messages=[user("tree " * words)]))
-    assert reason_of(caught.value)[0] == "PROMPT_TOO_LONG"
-    details = caught.value.details() or ""
-    assert "2,048" in details
-    assert ("2,1" in details) if words == 2100 else ("10,000,000 characters" in details)
-
-
-async def test_prompt_and_asked_tokens_must_fit_together(stub: Stub) -> None:
-    request = llm_pb2.GenerateRequest(messages=[user("tree " * 1500)], max_tokens_count=1000)
-    with pytest.raises(AioRpcError) as caught:
-        await ask(stub, request)
-    assert reason_of(caught.value)[0] == "PROMPT_TOO_LONG"
-
-
 async def test_warm_prefix_is_found_by_a_later_generation(stub: Stub) -> None:
     prefix = [system("You explain what forensic tools found in a picture. " * 20)]
     request = llm_pb2.GenerateRequest(messages=[*prefix, user("Hello.")], max_tokens_count=4)
@@ -181,56 +105,49 @@ async def test_warm_prefix_is_found_by_a_later_generation(stub: Stub) -> None:
     assert usage.prompt_tokens_count > usage.cached_prompt_tokens_count
 
 
-async def test_cancelling_frees_the_engine(stub: Stub) -> None:
-    before = (await stub.GetModelInfo(llm_pb2.GetModelInfoRequest())).load
-    call = stub.Generate(llm_pb2.GenerateRequest(messages=[user(LONG)], max_tokens_count=1000))
-    await anext(aiter(call))
-    assert (await stub.GetModelInfo(llm_pb2.GetModelInfoRequest())).load.active_requests_count == 1
-    call.cancel()
-    await engine_process.wait_idle(stub, timeout_s=3)
-    after = (await stub.GetModelInfo(llm_pb2.GetModelInfoRequest())).load
-    assert after.completed_requests_count == before.completed_requests_count
+async def test_answer_is_one_of_the_choices(stub: Stub) -> None:
+    choices = ["a photo of a harbour", "an edited photo", "made by a model"]
+    answer = await ask(stub, llm_pb2.GenerateRequest(messages=[user("Which of the three?")], choices=choices))
+    assert answer.text in choices
+    assert answer.finish.reason == llm_pb2.FINISH_REASON_STOP
 
 
-async def test_deadline_frees_the_engine(stub: Stub) -> None:
-    with pytest.raises(AioRpcError) as caught:
-        await ask(stub, llm_pb2.GenerateRequest(messages=[user(LONG)], max_tokens_count=1000), timeout_s=0.4)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await engine_process.wait_idle(stub, timeout_s=3)
+async def test_whole_answer_matches_the_regex(stub: Stub) -> None:
+    pattern = r"(yes|no), [0-9]{1,3} %"
+    answer = await ask(stub, llm_pb2.GenerateRequest(messages=[user("Is it edited, and how sure?")], regex=pattern))
+    assert re.fullmatch(pattern, answer.text)
 
 
-async def test_more_than_the_queue_holds_is_refused_with_a_delay_and_the_rest_is_answered(stub: Stub) -> None:
-    request = llm_pb2.GenerateRequest(messages=[user(LONG)], max_tokens_count=30)
-    outcomes = await asyncio.gather(*(ask(stub, request) for _ in range(7)), return_exceptions=True)
-    refused = [outcome for outcome in outcomes if isinstance(outcome, AioRpcError)]
-    assert len(refused) == 7 - engine_process.MAX_RUNNING - engine_process.MAX_QUEUED
-    for error in refused:
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        reason, retry_s = reason_of(error)
-        assert reason == "QUEUE_FULL"
-        assert retry_s > 0
-    assert len({outcome.text for outcome in outcomes if isinstance(outcome, engine_process.Answer)}) == 1
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "score " digit "." digit\ndigit ::= [0-9]',
+        'start: "score " DIGIT "." DIGIT\nDIGIT: /[0-9]/',
+    ],
+    ids=["EBNF", "Lark"],
+)
+async def test_answer_follows_the_grammar(stub: Stub, grammar: str) -> None:
+    answer = await ask(stub, llm_pb2.GenerateRequest(messages=[user("Give a score.")], grammar=grammar))
+    assert re.fullmatch(r"score [0-9]\.[0-9]", answer.text)
 
 
-async def test_lower_priority_number_runs_earlier(stub: Stub) -> None:
-    ended: list[str] = []
-
-    async def run(name: str, priority: int, tokens: int) -> None:
-        messages = [user(f"{name} {LONG}")]
-        await ask(stub, llm_pb2.GenerateRequest(messages=messages, max_tokens_count=tokens, priority=priority))
-        ended.append(name)
-
-    running = [asyncio.ensure_future(run(f"running{n}", -1, 60)) for n in range(engine_process.MAX_RUNNING)]
-    await asyncio.sleep(0.2)
-    late = asyncio.ensure_future(run("patient", 5, 40))
-    await asyncio.sleep(0.1)
-    urgent = asyncio.ensure_future(run("urgent", 0, 2))
-    await asyncio.gather(*running, late, urgent)
-    assert ended.index("urgent") < ended.index("patient")
+async def test_log_probabilities_come_with_every_token_and_are_those_of_a_distribution(stub: Stub) -> None:
+    question = [user("What is the capital of France?")]
+    answer = await ask(stub, llm_pb2.GenerateRequest(messages=question, top_logprobs_count=3))
+    assert len(answer.logprobs) == answer.finish.usage.output_tokens_count
+    for token in answer.logprobs:
+        assert len(token.top) == 3
+        assert token.top[0] == token.token, "a greedy answer takes the likeliest token"
+        assert [other.logprob for other in token.top] == sorted((other.logprob for other in token.top), reverse=True)
+        assert sum(math.exp(other.logprob) for other in token.top) <= 1.001
+    assert "".join(token.token.text for token in answer.logprobs).startswith(answer.text)
 
 
-def test_sigterm_ends_the_service_with_exit_code_0_and_no_process_left(service: ServiceProcess) -> None:
-    processes = engine_process.descendants(service.process.pid)
-    assert engine_process.engine_of(service.process.pid) in processes
-    assert service.terminate(20) == 0
-    assert engine_process.wait_gone(processes, 1) == []
+async def test_log_probabilities_only_when_asked_for(stub: Stub) -> None:
+    question = [user("What is the capital of France?")]
+    none = await ask(stub, llm_pb2.GenerateRequest(messages=question))
+    own = await ask(stub, llm_pb2.GenerateRequest(messages=question, top_logprobs_count=0))
+    assert none.logprobs == []
+    assert len(own.logprobs) == own.finish.usage.output_tokens_count
+    assert all(token.token.logprob <= 0 and not token.top for token in own.logprobs)
+    assert own.text == none.text

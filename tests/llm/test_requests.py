@@ -7,21 +7,49 @@ from contextlib import ExitStack
 import pytest
 
 from llm_service.admission import Admission
-from llm_service.domain import Generation, Message, Role, check_messages
+from llm_service.requests import Constraint, Generation, Message, Role, check_messages
 from serving.errors import MaifsError, Reason
 
 HELLO = (Message(Role.USER, "hello"),)
 
 
 def test_every_fault_of_a_request_is_named_at_once() -> None:
-    request = Generation(HELLO, max_tokens_count=99, temperature=float("nan"), top_p=1.5, seed=-2, stop=("",))
-    with pytest.raises(MaifsError, match=r"5 fault\(s\).*max_tokens_count.*temperature.*top_p.*seed.*stop") as caught:
+    request = Generation(
+        HELLO,
+        max_tokens_count=99,
+        temperature=float("nan"),
+        top_p=1.5,
+        seed=-2,
+        stop=("",),
+        top_logprobs_count=21,
+        constraint=Constraint(regex="a", choices=("b",)),
+    )
+    names = r"max_tokens_count.*temperature.*top_p.*seed.*top_logprobs_count.*stop.*choices and regex"
+    with pytest.raises(MaifsError, match=rf"7 fault\(s\).*{names}") as caught:
         request.check(max_output_tokens_count=50)
     assert caught.value.reason is Reason.INVALID_REQUEST
 
 
+@pytest.mark.parametrize(
+    ("constraint", "fault"),
+    [
+        (Constraint(choices=("a",) * 257), "257 texts"),
+        (Constraint(choices=("a", "")), "1 to 1024 characters"),
+        (Constraint(choices=("x" * 1025,)), "1 to 1024 characters"),
+        (Constraint(json_schema="{}", grammar="root ::= 'a'"), "json_schema and grammar"),
+    ],
+)
+def test_fault_of_a_constraint_is_named(constraint: Constraint, fault: str) -> None:
+    with pytest.raises(MaifsError, match=fault):
+        Generation(HELLO, constraint=constraint).check(50)
+
+
 def test_limits_themselves_are_allowed() -> None:
-    Generation(HELLO, 50, temperature=2.0, top_p=1.0, seed=0, stop=("x" * 256,) * 8).check(50)
+    limits = Constraint(choices=("x" * 1024,) * 256)
+    Generation(
+        HELLO, 50, temperature=2.0, top_p=1.0, seed=0, stop=("x" * 256,) * 8, top_logprobs_count=20, constraint=limits
+    ).check(50)
+    Generation(HELLO, top_logprobs_count=0).check(50)
     Generation(HELLO).check(50)
 
 
