@@ -24,45 +24,46 @@ _sym_db = _symbol_database.Default()
 
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from maifs.common.v1 import finding_pb2 as maifs_dot_common_dot_v1_dot_finding__pb2
+from maifs.common.v1 import gpu_pb2 as maifs_dot_common_dot_v1_dot_gpu__pb2
 from maifs.common.v1 import image_pb2 as maifs_dot_common_dot_v1_dot_image__pb2
 from maifs.coordinator.v1 import report_pb2 as maifs_dot_coordinator_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&maifs/coordinator/v1/coordinator.proto\x12\x14maifs.coordinator.v1\x1a\x17google/rpc/status.proto\x1a\x1dmaifs/common/v1/finding.proto\x1a\x1bmaifs/common/v1/image.proto\x1a!maifs/coordinator/v1/report.proto\"\xb1\x01\n\x0e\x41nalyzeOptions\x12\x10\n\x08skip_llm\x18\x01 \x01(\x08\x12\x1b\n\x13llm_timeout_seconds\x18\x02 \x01(\x01\x12\x18\n\x10llm_wait_seconds\x18\x03 \x01(\x01\x12\x10\n\x08language\x18\x04 \x01(\t\x12\x30\n\x08priority\x18\x05 \x01(\x0e\x32\x1e.maifs.coordinator.v1.Priority\x12\x12\n\nskip_cache\x18\x06 \x01(\x08\"n\n\x0e\x41nalyzeRequest\x12%\n\x05image\x18\x01 \x01(\x0b\x32\x16.maifs.common.v1.Image\x12\x35\n\x07options\x18\x02 \x01(\x0b\x32$.maifs.coordinator.v1.AnalyzeOptions\"A\n\x0f\x41nalyzeResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.maifs.coordinator.v1.ItemEvent\"\x91\x02\n\tItemEvent\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1d.maifs.common.v1.ItemAcceptedH\x00\x12\x32\n\x0btool_result\x18\x02 \x01(\x0b\x32\x1b.maifs.common.v1.ToolResultH\x00\x12?\n\x0fverdict_reached\x18\x03 \x01(\x0b\x32$.maifs.coordinator.v1.VerdictReachedH\x00\x12.\n\x06report\x18\x04 \x01(\x0b\x32\x1c.maifs.coordinator.v1.ReportH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"P\n\x0eVerdictReached\x12)\n\x07verdict\x18\x01 \x01(\x0e\x32\x18.maifs.common.v1.Verdict\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"\x98\x02\n\x14\x41nalyzeStreamRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12+\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x1a.maifs.common.v1.BeginItemH\x00\x12+\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1a.maifs.common.v1.ItemChunkH\x00\x12\'\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x18.maifs.common.v1.EndItemH\x00\x12-\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1b.maifs.common.v1.CancelItemH\x00\x12\x35\n\x07options\x18\x06 \x01(\x0b\x32$.maifs.coordinator.v1.AnalyzeOptionsB\x06\n\x04step\"X\n\x15\x41nalyzeStreamResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12.\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1f.maifs.coordinator.v1.ItemEvent\"\x12\n\x10GetStatusRequest\"\xcf\x01\n\rBackendStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".maifs.coordinator.v1.BackendState\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x18\n\x10open_calls_count\x18\x07 \x01(\x05\x12\x1c\n\x14max_open_calls_count\x18\x08 \x01(\x05\"d\n\x0b\x43\x61\x63heStatus\x12\x15\n\rreports_count\x18\x01 \x01(\x05\x12\x12\n\nheld_bytes\x18\x02 \x01(\x03\x12\x16\n\x0emax_held_bytes\x18\x03 \x01(\x03\x12\x12\n\nhits_count\x18\x04 \x01(\x03\"h\n\x11\x43oordinatorLimits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\"\n\x1amax_items_per_stream_count\x18\x02 \x01(\x05\x12\x16\n\x0emax_held_bytes\x18\x03 \x01(\x03\"\xec\x02\n\x11GetStatusResponse\x12\x35\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32#.maifs.coordinator.v1.BackendStatus\x12\x18\n\x10open_items_count\x18\x02 \x01(\x05\x12\x12\n\nheld_bytes\x18\x03 \x01(\x03\x12\x1d\n\x15\x63ompleted_items_count\x18\x04 \x01(\x03\x12\x1a\n\x12\x66\x61iled_items_count\x18\x05 \x01(\x03\x12\x37\n\x06limits\x18\x06 \x01(\x0b\x32\'.maifs.coordinator.v1.CoordinatorLimits\x12\x17\n\x0fservice_version\x18\x07 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x08 \x01(\x01\x12\x1b\n\x13waiting_items_count\x18\t \x01(\x05\x12\x30\n\x05\x63\x61\x63he\x18\n \x01(\x0b\x32!.maifs.coordinator.v1.CacheStatus*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*\xbf\x01\n\x0c\x42\x61\x63kendState\x12\x1d\n\x19\x42\x41\x43KEND_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41\x43KEND_STATE_SERVING\x10\x01\x12\x1d\n\x19\x42\x41\x43KEND_STATE_NOT_SERVING\x10\x02\x12\x1d\n\x19\x42\x41\x43KEND_STATE_UNREACHABLE\x10\x03\x12\x1a\n\x16\x42\x41\x43KEND_STATE_DISABLED\x10\x04\x12\x1b\n\x17\x42\x41\x43KEND_STATE_SUSPENDED\x10\x05\x32\xba\x02\n\x12\x43oordinatorService\x12X\n\x07\x41nalyze\x12$.maifs.coordinator.v1.AnalyzeRequest\x1a%.maifs.coordinator.v1.AnalyzeResponse0\x01\x12l\n\rAnalyzeStream\x12*.maifs.coordinator.v1.AnalyzeStreamRequest\x1a+.maifs.coordinator.v1.AnalyzeStreamResponse(\x01\x30\x01\x12\\\n\tGetStatus\x12&.maifs.coordinator.v1.GetStatusRequest\x1a\'.maifs.coordinator.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&maifs/coordinator/v1/coordinator.proto\x12\x14maifs.coordinator.v1\x1a\x17google/rpc/status.proto\x1a\x1dmaifs/common/v1/finding.proto\x1a\x19maifs/common/v1/gpu.proto\x1a\x1bmaifs/common/v1/image.proto\x1a!maifs/coordinator/v1/report.proto\"\xb1\x01\n\x0e\x41nalyzeOptions\x12\x10\n\x08skip_llm\x18\x01 \x01(\x08\x12\x1b\n\x13llm_timeout_seconds\x18\x02 \x01(\x01\x12\x18\n\x10llm_wait_seconds\x18\x03 \x01(\x01\x12\x10\n\x08language\x18\x04 \x01(\t\x12\x30\n\x08priority\x18\x05 \x01(\x0e\x32\x1e.maifs.coordinator.v1.Priority\x12\x12\n\nskip_cache\x18\x06 \x01(\x08\"n\n\x0e\x41nalyzeRequest\x12%\n\x05image\x18\x01 \x01(\x0b\x32\x16.maifs.common.v1.Image\x12\x35\n\x07options\x18\x02 \x01(\x0b\x32$.maifs.coordinator.v1.AnalyzeOptions\"A\n\x0f\x41nalyzeResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.maifs.coordinator.v1.ItemEvent\"\x91\x02\n\tItemEvent\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1d.maifs.common.v1.ItemAcceptedH\x00\x12\x32\n\x0btool_result\x18\x02 \x01(\x0b\x32\x1b.maifs.common.v1.ToolResultH\x00\x12?\n\x0fverdict_reached\x18\x03 \x01(\x0b\x32$.maifs.coordinator.v1.VerdictReachedH\x00\x12.\n\x06report\x18\x04 \x01(\x0b\x32\x1c.maifs.coordinator.v1.ReportH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"P\n\x0eVerdictReached\x12)\n\x07verdict\x18\x01 \x01(\x0e\x32\x18.maifs.common.v1.Verdict\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"\x98\x02\n\x14\x41nalyzeStreamRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12+\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x1a.maifs.common.v1.BeginItemH\x00\x12+\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1a.maifs.common.v1.ItemChunkH\x00\x12\'\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x18.maifs.common.v1.EndItemH\x00\x12-\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1b.maifs.common.v1.CancelItemH\x00\x12\x35\n\x07options\x18\x06 \x01(\x0b\x32$.maifs.coordinator.v1.AnalyzeOptionsB\x06\n\x04step\"X\n\x15\x41nalyzeStreamResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12.\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1f.maifs.coordinator.v1.ItemEvent\"\x12\n\x10GetStatusRequest\"\xf9\x01\n\rBackendStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".maifs.coordinator.v1.BackendState\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x18\n\x10open_calls_count\x18\x07 \x01(\x05\x12\x1c\n\x14max_open_calls_count\x18\x08 \x01(\x05\x12(\n\x07gpu_pin\x18\t \x01(\x0b\x32\x17.maifs.common.v1.GpuPin\"d\n\x0b\x43\x61\x63heStatus\x12\x15\n\rreports_count\x18\x01 \x01(\x05\x12\x12\n\nheld_bytes\x18\x02 \x01(\x03\x12\x16\n\x0emax_held_bytes\x18\x03 \x01(\x03\x12\x12\n\nhits_count\x18\x04 \x01(\x03\"h\n\x11\x43oordinatorLimits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\"\n\x1amax_items_per_stream_count\x18\x02 \x01(\x05\x12\x16\n\x0emax_held_bytes\x18\x03 \x01(\x03\"\xec\x02\n\x11GetStatusResponse\x12\x35\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32#.maifs.coordinator.v1.BackendStatus\x12\x18\n\x10open_items_count\x18\x02 \x01(\x05\x12\x12\n\nheld_bytes\x18\x03 \x01(\x03\x12\x1d\n\x15\x63ompleted_items_count\x18\x04 \x01(\x03\x12\x1a\n\x12\x66\x61iled_items_count\x18\x05 \x01(\x03\x12\x37\n\x06limits\x18\x06 \x01(\x0b\x32\'.maifs.coordinator.v1.CoordinatorLimits\x12\x17\n\x0fservice_version\x18\x07 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x08 \x01(\x01\x12\x1b\n\x13waiting_items_count\x18\t \x01(\x05\x12\x30\n\x05\x63\x61\x63he\x18\n \x01(\x0b\x32!.maifs.coordinator.v1.CacheStatus*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*\xbf\x01\n\x0c\x42\x61\x63kendState\x12\x1d\n\x19\x42\x41\x43KEND_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41\x43KEND_STATE_SERVING\x10\x01\x12\x1d\n\x19\x42\x41\x43KEND_STATE_NOT_SERVING\x10\x02\x12\x1d\n\x19\x42\x41\x43KEND_STATE_UNREACHABLE\x10\x03\x12\x1a\n\x16\x42\x41\x43KEND_STATE_DISABLED\x10\x04\x12\x1b\n\x17\x42\x41\x43KEND_STATE_SUSPENDED\x10\x05\x32\xba\x02\n\x12\x43oordinatorService\x12X\n\x07\x41nalyze\x12$.maifs.coordinator.v1.AnalyzeRequest\x1a%.maifs.coordinator.v1.AnalyzeResponse0\x01\x12l\n\rAnalyzeStream\x12*.maifs.coordinator.v1.AnalyzeStreamRequest\x1a+.maifs.coordinator.v1.AnalyzeStreamResponse(\x01\x30\x01\x12\\\n\tGetStatus\x12&.maifs.coordinator.v1.GetStatusRequest\x1a\'.maifs.coordinator.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maifs.coordinator.v1.coordinator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=2079
-  _globals['_PRIORITY']._serialized_end=2161
-  _globals['_BACKENDSTATE']._serialized_start=2164
-  _globals['_BACKENDSTATE']._serialized_end=2355
-  _globals['_ANALYZEOPTIONS']._serialized_start=185
-  _globals['_ANALYZEOPTIONS']._serialized_end=362
-  _globals['_ANALYZEREQUEST']._serialized_start=364
-  _globals['_ANALYZEREQUEST']._serialized_end=474
-  _globals['_ANALYZERESPONSE']._serialized_start=476
-  _globals['_ANALYZERESPONSE']._serialized_end=541
-  _globals['_ITEMEVENT']._serialized_start=544
-  _globals['_ITEMEVENT']._serialized_end=817
-  _globals['_VERDICTREACHED']._serialized_start=819
-  _globals['_VERDICTREACHED']._serialized_end=899
-  _globals['_ANALYZESTREAMREQUEST']._serialized_start=902
-  _globals['_ANALYZESTREAMREQUEST']._serialized_end=1182
-  _globals['_ANALYZESTREAMRESPONSE']._serialized_start=1184
-  _globals['_ANALYZESTREAMRESPONSE']._serialized_end=1272
-  _globals['_GETSTATUSREQUEST']._serialized_start=1274
-  _globals['_GETSTATUSREQUEST']._serialized_end=1292
-  _globals['_BACKENDSTATUS']._serialized_start=1295
-  _globals['_BACKENDSTATUS']._serialized_end=1502
-  _globals['_CACHESTATUS']._serialized_start=1504
-  _globals['_CACHESTATUS']._serialized_end=1604
-  _globals['_COORDINATORLIMITS']._serialized_start=1606
-  _globals['_COORDINATORLIMITS']._serialized_end=1710
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1713
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2077
-  _globals['_COORDINATORSERVICE']._serialized_start=2358
-  _globals['_COORDINATORSERVICE']._serialized_end=2672
+  _globals['_PRIORITY']._serialized_start=2148
+  _globals['_PRIORITY']._serialized_end=2230
+  _globals['_BACKENDSTATE']._serialized_start=2233
+  _globals['_BACKENDSTATE']._serialized_end=2424
+  _globals['_ANALYZEOPTIONS']._serialized_start=212
+  _globals['_ANALYZEOPTIONS']._serialized_end=389
+  _globals['_ANALYZEREQUEST']._serialized_start=391
+  _globals['_ANALYZEREQUEST']._serialized_end=501
+  _globals['_ANALYZERESPONSE']._serialized_start=503
+  _globals['_ANALYZERESPONSE']._serialized_end=568
+  _globals['_ITEMEVENT']._serialized_start=571
+  _globals['_ITEMEVENT']._serialized_end=844
+  _globals['_VERDICTREACHED']._serialized_start=846
+  _globals['_VERDICTREACHED']._serialized_end=926
+  _globals['_ANALYZESTREAMREQUEST']._serialized_start=929
+  _globals['_ANALYZESTREAMREQUEST']._serialized_end=1209
+  _globals['_ANALYZESTREAMRESPONSE']._serialized_start=1211
+  _globals['_ANALYZESTREAMRESPONSE']._serialized_end=1299
+  _globals['_GETSTATUSREQUEST']._serialized_start=1301
+  _globals['_GETSTATUSREQUEST']._serialized_end=1319
+  _globals['_BACKENDSTATUS']._serialized_start=1322
+  _globals['_BACKENDSTATUS']._serialized_end=1571
+  _globals['_CACHESTATUS']._serialized_start=1573
+  _globals['_CACHESTATUS']._serialized_end=1673
+  _globals['_COORDINATORLIMITS']._serialized_start=1675
+  _globals['_COORDINATORLIMITS']._serialized_end=1779
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1782
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2146
+  _globals['_COORDINATORSERVICE']._serialized_start=2427
+  _globals['_COORDINATORSERVICE']._serialized_end=2741
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.rpc.status_pb2
 import maifs.common.v1.finding_pb2
+import maifs.common.v1.gpu_pb2
 import maifs.common.v1.image_pb2
 import maifs.coordinator.v1.report_pb2
 import sys
@@ -340,6 +341,7 @@ class BackendStatus(google.protobuf.message.Message):
     DEVICES_FIELD_NUMBER: builtins.int
     OPEN_CALLS_COUNT_FIELD_NUMBER: builtins.int
     MAX_OPEN_CALLS_COUNT_FIELD_NUMBER: builtins.int
+    GPU_PIN_FIELD_NUMBER: builtins.int
     name: builtins.str
     """"vision" or "llm"."""
     address: builtins.str
@@ -358,6 +360,10 @@ class BackendStatus(google.protobuf.message.Message):
     def devices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Devices it uses: "cpu" or "cuda:0 <name> <uuid>"."""
 
+    @property
+    def gpu_pin(self) -> maifs.common.v1.gpu_pb2.GpuPin:
+        """What keeps it on its GPUs; absent when unreachable."""
+
     def __init__(
         self,
         *,
@@ -369,8 +375,10 @@ class BackendStatus(google.protobuf.message.Message):
         devices: collections.abc.Iterable[builtins.str] | None = ...,
         open_calls_count: builtins.int = ...,
         max_open_calls_count: builtins.int = ...,
+        gpu_pin: maifs.common.v1.gpu_pb2.GpuPin | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "description", b"description", "devices", b"devices", "max_open_calls_count", b"max_open_calls_count", "name", b"name", "open_calls_count", b"open_calls_count", "reason", b"reason", "state", b"state"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["gpu_pin", b"gpu_pin"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "description", b"description", "devices", b"devices", "gpu_pin", b"gpu_pin", "max_open_calls_count", b"max_open_calls_count", "name", b"name", "open_calls_count", b"open_calls_count", "reason", b"reason", "state", b"state"]) -> None: ...
 
 Global___BackendStatus: typing_extensions.TypeAlias = BackendStatus
 

@@ -11,6 +11,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import maifs.common.v1.finding_pb2
+import maifs.common.v1.gpu_pb2
 import sys
 import typing
 
@@ -546,6 +547,7 @@ class GetModelInfoResponse(google.protobuf.message.Message):
     SERVICE_VERSION_FIELD_NUMBER: builtins.int
     PREFIX_CACHING_FIELD_NUMBER: builtins.int
     ADAPTERS_FIELD_NUMBER: builtins.int
+    GPU_PIN_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name or directory as configured."""
     architecture: builtins.str
@@ -576,6 +578,10 @@ class GetModelInfoResponse(google.protobuf.message.Message):
     def adapters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the LoRA adapters that are loaded."""
 
+    @property
+    def gpu_pin(self) -> maifs.common.v1.gpu_pb2.GpuPin:
+        """What keeps the service on its GPUs."""
+
     def __init__(
         self,
         *,
@@ -590,8 +596,9 @@ class GetModelInfoResponse(google.protobuf.message.Message):
         service_version: builtins.str = ...,
         prefix_caching: builtins.bool = ...,
         adapters: collections.abc.Iterable[builtins.str] | None = ...,
+        gpu_pin: maifs.common.v1.gpu_pb2.GpuPin | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["layout", b"layout", "limits", b"limits", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "architecture", b"architecture", "dtype", b"dtype", "engine_version", b"engine_version", "layout", b"layout", "limits", b"limits", "load", b"load", "model", b"model", "prefix_caching", b"prefix_caching", "quantization", b"quantization", "service_version", b"service_version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["gpu_pin", b"gpu_pin", "layout", b"layout", "limits", b"limits", "load", b"load"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "architecture", b"architecture", "dtype", b"dtype", "engine_version", b"engine_version", "gpu_pin", b"gpu_pin", "layout", b"layout", "limits", b"limits", "load", b"load", "model", b"model", "prefix_caching", b"prefix_caching", "quantization", b"quantization", "service_version", b"service_version"]) -> None: ...
 
 Global___GetModelInfoResponse: typing_extensions.TypeAlias = GetModelInfoResponse

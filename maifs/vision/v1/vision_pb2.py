@@ -24,36 +24,37 @@ _sym_db = _symbol_database.Default()
 
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from maifs.common.v1 import finding_pb2 as maifs_dot_common_dot_v1_dot_finding__pb2
+from maifs.common.v1 import gpu_pb2 as maifs_dot_common_dot_v1_dot_gpu__pb2
 from maifs.common.v1 import image_pb2 as maifs_dot_common_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmaifs/vision/v1/vision.proto\x12\x0fmaifs.vision.v1\x1a\x17google/rpc/status.proto\x1a\x1dmaifs/common/v1/finding.proto\x1a\x1bmaifs/common/v1/image.proto\"]\n\x0e\x41nalyzeRequest\x12%\n\x05image\x18\x01 \x01(\x0b\x32\x16.maifs.common.v1.Image\x12$\n\x05tools\x18\x02 \x03(\x0e\x32\x15.maifs.common.v1.Tool\"@\n\x0f\x41nalyzeResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.maifs.vision.v1.VisionResult\"\xcd\x01\n\x0cVisionResult\x12)\n\x05image\x18\x01 \x01(\x0b\x32\x1a.maifs.common.v1.ImageInfo\x12\x31\n\x0ctool_results\x18\x02 \x03(\x0b\x32\x1b.maifs.common.v1.ToolResult\x12-\n\x07timings\x18\x03 \x03(\x0b\x32\x1c.maifs.common.v1.PhaseTiming\x12\x30\n\x0e\x66used_heat_map\x18\x04 \x01(\x0b\x32\x18.maifs.common.v1.HeatMap\"\x87\x02\n\x14\x41nalyzeStreamRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12+\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x1a.maifs.common.v1.BeginItemH\x00\x12+\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1a.maifs.common.v1.ItemChunkH\x00\x12\'\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x18.maifs.common.v1.EndItemH\x00\x12-\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1b.maifs.common.v1.CancelItemH\x00\x12$\n\x05tools\x18\x06 \x03(\x0e\x32\x15.maifs.common.v1.ToolB\x06\n\x04step\"\xee\x01\n\x15\x41nalyzeStreamResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1d.maifs.common.v1.ItemAcceptedH\x00\x12\x32\n\x0btool_result\x18\x03 \x01(\x0b\x32\x1b.maifs.common.v1.ToolResultH\x00\x12/\n\x06result\x18\x04 \x01(\x0b\x32\x1d.maifs.vision.v1.VisionResultH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"\x12\n\x10ListToolsRequest\";\n\x08TestInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"j\n\x08ToolInfo\x12#\n\x04tool\x18\x01 \x01(\x0e\x32\x15.maifs.common.v1.Tool\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x05tests\x18\x03 \x03(\x0b\x32\x19.maifs.vision.v1.TestInfo\"\x9a\x01\n\x0cVisionLimits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_pixels_count\x18\x02 \x01(\x03\x12\x13\n\x0bmax_side_px\x18\x03 \x01(\x05\x12\"\n\x1amax_items_per_stream_count\x18\x04 \x01(\x05\x12\x1e\n\x16max_queued_items_count\x18\x05 \x01(\x05\"\xbe\x01\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.maifs.vision.v1.ToolInfo\x12\x0f\n\x07\x66ormats\x18\x02 \x03(\t\x12-\n\x06limits\x18\x03 \x01(\x0b\x32\x1d.maifs.vision.v1.VisionLimits\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x17\n\x0fservice_version\x18\x05 \x01(\t\x12\x16\n\x0e\x63\x61libration_id\x18\x06 \x01(\t2\x95\x02\n\rVisionService\x12L\n\x07\x41nalyze\x12\x1f.maifs.vision.v1.AnalyzeRequest\x1a .maifs.vision.v1.AnalyzeResponse\x12\x62\n\rAnalyzeStream\x12%.maifs.vision.v1.AnalyzeStreamRequest\x1a&.maifs.vision.v1.AnalyzeStreamResponse(\x01\x30\x01\x12R\n\tListTools\x12!.maifs.vision.v1.ListToolsRequest\x1a\".maifs.vision.v1.ListToolsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmaifs/vision/v1/vision.proto\x12\x0fmaifs.vision.v1\x1a\x17google/rpc/status.proto\x1a\x1dmaifs/common/v1/finding.proto\x1a\x19maifs/common/v1/gpu.proto\x1a\x1bmaifs/common/v1/image.proto\"]\n\x0e\x41nalyzeRequest\x12%\n\x05image\x18\x01 \x01(\x0b\x32\x16.maifs.common.v1.Image\x12$\n\x05tools\x18\x02 \x03(\x0e\x32\x15.maifs.common.v1.Tool\"@\n\x0f\x41nalyzeResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.maifs.vision.v1.VisionResult\"\xcd\x01\n\x0cVisionResult\x12)\n\x05image\x18\x01 \x01(\x0b\x32\x1a.maifs.common.v1.ImageInfo\x12\x31\n\x0ctool_results\x18\x02 \x03(\x0b\x32\x1b.maifs.common.v1.ToolResult\x12-\n\x07timings\x18\x03 \x03(\x0b\x32\x1c.maifs.common.v1.PhaseTiming\x12\x30\n\x0e\x66used_heat_map\x18\x04 \x01(\x0b\x32\x18.maifs.common.v1.HeatMap\"\x87\x02\n\x14\x41nalyzeStreamRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12+\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x1a.maifs.common.v1.BeginItemH\x00\x12+\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1a.maifs.common.v1.ItemChunkH\x00\x12\'\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x18.maifs.common.v1.EndItemH\x00\x12-\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1b.maifs.common.v1.CancelItemH\x00\x12$\n\x05tools\x18\x06 \x03(\x0e\x32\x15.maifs.common.v1.ToolB\x06\n\x04step\"\xee\x01\n\x15\x41nalyzeStreamResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1d.maifs.common.v1.ItemAcceptedH\x00\x12\x32\n\x0btool_result\x18\x03 \x01(\x0b\x32\x1b.maifs.common.v1.ToolResultH\x00\x12/\n\x06result\x18\x04 \x01(\x0b\x32\x1d.maifs.vision.v1.VisionResultH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"\x12\n\x10ListToolsRequest\";\n\x08TestInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"j\n\x08ToolInfo\x12#\n\x04tool\x18\x01 \x01(\x0e\x32\x15.maifs.common.v1.Tool\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x05tests\x18\x03 \x03(\x0b\x32\x19.maifs.vision.v1.TestInfo\"\xb7\x01\n\x0cVisionLimits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_pixels_count\x18\x02 \x01(\x03\x12\x13\n\x0bmax_side_px\x18\x03 \x01(\x05\x12\"\n\x1amax_items_per_stream_count\x18\x04 \x01(\x05\x12\x1e\n\x16max_queued_items_count\x18\x05 \x01(\x05\x12\x1b\n\x13memory_budget_bytes\x18\x06 \x01(\x03\"\xe8\x01\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.maifs.vision.v1.ToolInfo\x12\x0f\n\x07\x66ormats\x18\x02 \x03(\t\x12-\n\x06limits\x18\x03 \x01(\x0b\x32\x1d.maifs.vision.v1.VisionLimits\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x17\n\x0fservice_version\x18\x05 \x01(\t\x12\x16\n\x0e\x63\x61libration_id\x18\x06 \x01(\t\x12(\n\x07gpu_pin\x18\x07 \x01(\x0b\x32\x17.maifs.common.v1.GpuPin2\x95\x02\n\rVisionService\x12L\n\x07\x41nalyze\x12\x1f.maifs.vision.v1.AnalyzeRequest\x1a .maifs.vision.v1.AnalyzeResponse\x12\x62\n\rAnalyzeStream\x12%.maifs.vision.v1.AnalyzeStreamRequest\x1a&.maifs.vision.v1.AnalyzeStreamResponse(\x01\x30\x01\x12R\n\tListTools\x12!.maifs.vision.v1.ListToolsRequest\x1a\".maifs.vision.v1.ListToolsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maifs.vision.v1.vision_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ANALYZEREQUEST']._serialized_start=134
-  _globals['_ANALYZEREQUEST']._serialized_end=227
-  _globals['_ANALYZERESPONSE']._serialized_start=229
-  _globals['_ANALYZERESPONSE']._serialized_end=293
-  _globals['_VISIONRESULT']._serialized_start=296
-  _globals['_VISIONRESULT']._serialized_end=501
-  _globals['_ANALYZESTREAMREQUEST']._serialized_start=504
-  _globals['_ANALYZESTREAMREQUEST']._serialized_end=767
-  _globals['_ANALYZESTREAMRESPONSE']._serialized_start=770
-  _globals['_ANALYZESTREAMRESPONSE']._serialized_end=1008
-  _globals['_LISTTOOLSREQUEST']._serialized_start=1010
-  _globals['_LISTTOOLSREQUEST']._serialized_end=1028
-  _globals['_TESTINFO']._serialized_start=1030
-  _globals['_TESTINFO']._serialized_end=1089
-  _globals['_TOOLINFO']._serialized_start=1091
-  _globals['_TOOLINFO']._serialized_end=1197
-  _globals['_VISIONLIMITS']._serialized_start=1200
-  _globals['_VISIONLIMITS']._serialized_end=1354
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=1357
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=1547
-  _globals['_VISIONSERVICE']._serialized_start=1550
-  _globals['_VISIONSERVICE']._serialized_end=1827
+  _globals['_ANALYZEREQUEST']._serialized_start=161
+  _globals['_ANALYZEREQUEST']._serialized_end=254
+  _globals['_ANALYZERESPONSE']._serialized_start=256
+  _globals['_ANALYZERESPONSE']._serialized_end=320
+  _globals['_VISIONRESULT']._serialized_start=323
+  _globals['_VISIONRESULT']._serialized_end=528
+  _globals['_ANALYZESTREAMREQUEST']._serialized_start=531
+  _globals['_ANALYZESTREAMREQUEST']._serialized_end=794
+  _globals['_ANALYZESTREAMRESPONSE']._serialized_start=797
+  _globals['_ANALYZESTREAMRESPONSE']._serialized_end=1035
+  _globals['_LISTTOOLSREQUEST']._serialized_start=1037
+  _globals['_LISTTOOLSREQUEST']._serialized_end=1055
+  _globals['_TESTINFO']._serialized_start=1057
+  _globals['_TESTINFO']._serialized_end=1116
+  _globals['_TOOLINFO']._serialized_start=1118
+  _globals['_TOOLINFO']._serialized_end=1224
+  _globals['_VISIONLIMITS']._serialized_start=1227
+  _globals['_VISIONLIMITS']._serialized_end=1410
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=1413
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=1645
+  _globals['_VISIONSERVICE']._serialized_start=1648
+  _globals['_VISIONSERVICE']._serialized_end=1925
 # @@protoc_insertion_point(module_scope)

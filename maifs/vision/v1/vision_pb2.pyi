@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import google.rpc.status_pb2
 import maifs.common.v1.finding_pb2
+import maifs.common.v1.gpu_pb2
 import maifs.common.v1.image_pb2
 import sys
 import typing
@@ -281,6 +282,7 @@ class VisionLimits(google.protobuf.message.Message):
     MAX_SIDE_PX_FIELD_NUMBER: builtins.int
     MAX_ITEMS_PER_STREAM_COUNT_FIELD_NUMBER: builtins.int
     MAX_QUEUED_ITEMS_COUNT_FIELD_NUMBER: builtins.int
+    MEMORY_BUDGET_BYTES_FIELD_NUMBER: builtins.int
     max_image_bytes: builtins.int
     """Largest file in bytes."""
     max_pixels_count: builtins.int
@@ -291,6 +293,10 @@ class VisionLimits(google.protobuf.message.Message):
     """Items of one stream that may be open (begun and not ended by a terminal event) at a time."""
     max_queued_items_count: builtins.int
     """Items that may wait in the service before new ones are refused with QUEUE_FULL."""
+    memory_budget_bytes: builtins.int
+    """Memory in bytes that pictures in work may take together; a picture that needs more alone is refused with
+    EXCEEDS_MEMORY_BUDGET.
+    """
     def __init__(
         self,
         *,
@@ -299,8 +305,9 @@ class VisionLimits(google.protobuf.message.Message):
         max_side_px: builtins.int = ...,
         max_items_per_stream_count: builtins.int = ...,
         max_queued_items_count: builtins.int = ...,
+        memory_budget_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_image_bytes", b"max_image_bytes", "max_items_per_stream_count", b"max_items_per_stream_count", "max_pixels_count", b"max_pixels_count", "max_queued_items_count", b"max_queued_items_count", "max_side_px", b"max_side_px"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_image_bytes", b"max_image_bytes", "max_items_per_stream_count", b"max_items_per_stream_count", "max_pixels_count", b"max_pixels_count", "max_queued_items_count", b"max_queued_items_count", "max_side_px", b"max_side_px", "memory_budget_bytes", b"memory_budget_bytes"]) -> None: ...
 
 Global___VisionLimits: typing_extensions.TypeAlias = VisionLimits
 
@@ -316,6 +323,7 @@ class ListToolsResponse(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     SERVICE_VERSION_FIELD_NUMBER: builtins.int
     CALIBRATION_ID_FIELD_NUMBER: builtins.int
+    GPU_PIN_FIELD_NUMBER: builtins.int
     device: builtins.str
     """Where the tensors live: "cpu" or "cuda:0 NVIDIA A100-SXM4-40GB GPU-<uuid>"."""
     service_version: builtins.str
@@ -334,6 +342,10 @@ class ListToolsResponse(google.protobuf.message.Message):
     def limits(self) -> Global___VisionLimits:
         """Limits."""
 
+    @property
+    def gpu_pin(self) -> maifs.common.v1.gpu_pb2.GpuPin:
+        """What keeps the service on its GPU."""
+
     def __init__(
         self,
         *,
@@ -343,8 +355,9 @@ class ListToolsResponse(google.protobuf.message.Message):
         device: builtins.str = ...,
         service_version: builtins.str = ...,
         calibration_id: builtins.str = ...,
+        gpu_pin: maifs.common.v1.gpu_pb2.GpuPin | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["limits", b"limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["calibration_id", b"calibration_id", "device", b"device", "formats", b"formats", "limits", b"limits", "service_version", b"service_version", "tools", b"tools"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["gpu_pin", b"gpu_pin", "limits", b"limits"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["calibration_id", b"calibration_id", "device", b"device", "formats", b"formats", "gpu_pin", b"gpu_pin", "limits", b"limits", "service_version", b"service_version", "tools", b"tools"]) -> None: ...
 
 Global___ListToolsResponse: typing_extensions.TypeAlias = ListToolsResponse
