@@ -94,7 +94,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
 
         async def process(item: Item) -> AsyncGenerator[Response, None]:
             options = to_options(item.opening.options, client, deadline)
-            picture = Picture(item.data, item.file_name, item.opening.begin.sha256)
+            picture = Picture(item.encoded, item.file_name, item.opening.begin.sha256)
             async for event in self._pipeline.analyze(picture, options):
                 if event.HasField("report"):
                     counter.completed(item.item_id)
