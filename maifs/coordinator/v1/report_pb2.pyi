@@ -47,6 +47,30 @@ AUTHOR_MODEL: Author.ValueType  # 2
 """The language model; every number and claim in it was checked against the findings."""
 Global___Author: typing_extensions.TypeAlias = Author
 
+class _InconsistencyKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _InconsistencyKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_InconsistencyKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    INCONSISTENCY_KIND_UNSPECIFIED: _InconsistencyKind.ValueType  # 0
+    """Never sent."""
+    INCONSISTENCY_KIND_SEMANTIC: _InconsistencyKind.ValueType  # 1
+    """In what is shown: objects, anatomy, writing, what cannot be together."""
+    INCONSISTENCY_KIND_PHYSICAL: _InconsistencyKind.ValueType  # 2
+    """In how it is shown: light, shadow, reflection, perspective."""
+
+class InconsistencyKind(_InconsistencyKind, metaclass=_InconsistencyKindEnumTypeWrapper):
+    """What kind of thing does not fit in a picture."""
+
+INCONSISTENCY_KIND_UNSPECIFIED: InconsistencyKind.ValueType  # 0
+"""Never sent."""
+INCONSISTENCY_KIND_SEMANTIC: InconsistencyKind.ValueType  # 1
+"""In what is shown: objects, anatomy, writing, what cannot be together."""
+INCONSISTENCY_KIND_PHYSICAL: InconsistencyKind.ValueType  # 2
+"""In how it is shown: light, shadow, reflection, perspective."""
+Global___InconsistencyKind: typing_extensions.TypeAlias = InconsistencyKind
+
 @typing.final
 class Posterior(google.protobuf.message.Message):
     """Probabilities of the three hypotheses after the evidence; they add up to 1."""
@@ -271,6 +295,216 @@ class DroppedSentence(google.protobuf.message.Message):
 Global___DroppedSentence: typing_extensions.TypeAlias = DroppedSentence
 
 @typing.final
+class Opinion(google.protobuf.message.Message):
+    """What the language model thinks of the picture. It moves the verdict by its calibrated weight and no more."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    WEIGHT_PROVENANCE_FIELD_NUMBER: builtins.int
+    verdict: maifs.common.v1.finding_pb2.Verdict.ValueType
+    """What it thinks."""
+    confidence: builtins.float
+    """How sure it says it is, 0..1. Not a probability: nothing is known of how often it is right."""
+    weight: builtins.float
+    """Weight that was measured for such opinions; 0: none was measured, the opinion is shown and counts for nothing."""
+    weight_provenance: builtins.str
+    """Where the weight comes from, e.g. "not measured"."""
+    def __init__(
+        self,
+        *,
+        verdict: maifs.common.v1.finding_pb2.Verdict.ValueType = ...,
+        confidence: builtins.float = ...,
+        weight: builtins.float = ...,
+        weight_provenance: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["confidence", b"confidence", "verdict", b"verdict", "weight", b"weight", "weight_provenance", b"weight_provenance"]) -> None: ...
+
+Global___Opinion: typing_extensions.TypeAlias = Opinion
+
+@typing.final
+class SecondLookTurn(google.protobuf.message.Message):
+    """One turn of a second look."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: builtins.int
+    SIDE_FIELD_NUMBER: builtins.int
+    ROUND_FIELD_NUMBER: builtins.int
+    SENTENCES_FIELD_NUMBER: builtins.int
+    tool: maifs.common.v1.finding_pb2.Tool.ValueType
+    """The tool whose expert speaks."""
+    side: maifs.common.v1.finding_pb2.Verdict.ValueType
+    """What the evidence of its side speaks for."""
+    round: builtins.int
+    """1: its reading; 2: its answer to the other side's reading."""
+    @property
+    def sentences(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Sentence]:
+        """What it says. Sentences of the model that did not hold against the findings are replaced by the rules'."""
+
+    def __init__(
+        self,
+        *,
+        tool: maifs.common.v1.finding_pb2.Tool.ValueType = ...,
+        side: maifs.common.v1.finding_pb2.Verdict.ValueType = ...,
+        round: builtins.int = ...,
+        sentences: collections.abc.Iterable[Global___Sentence] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["round", b"round", "sentences", b"sentences", "side", b"side", "tool", b"tool"]) -> None: ...
+
+Global___SecondLookTurn: typing_extensions.TypeAlias = SecondLookTurn
+
+@typing.final
+class SecondLook(google.protobuf.message.Message):
+    """A second look at evidence that points in different directions: one expert for each side reads its findings, each
+    answers the other once, and an opinion closes it.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OCCASION_FIELD_NUMBER: builtins.int
+    TURNS_FIELD_NUMBER: builtins.int
+    OPINION_FIELD_NUMBER: builtins.int
+    REASONS_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    PROMPT_VERSION_FIELD_NUMBER: builtins.int
+    MODEL_SENTENCES_COUNT_FIELD_NUMBER: builtins.int
+    DROPPED_SENTENCES_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    occasion: builtins.str
+    """Why: "opposed" (tools detected traces of different kinds) or "contradicted" (one tool's trace against tests of
+    others that should have seen it).
+    """
+    model: builtins.str
+    """Model that was asked."""
+    prompt_version: builtins.str
+    """Version of the prompts."""
+    model_sentences_count: builtins.int
+    """Sentences that the model wrote."""
+    @property
+    def turns(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SecondLookTurn]:
+        """The transcript, in the order in which it was spoken."""
+
+    @property
+    def opinion(self) -> Global___Opinion:
+        """What came out; absent when it failed on the way."""
+
+    @property
+    def reasons(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Sentence]:
+        """Why, in words that held against the findings; may be empty."""
+
+    @property
+    def dropped_sentences(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DroppedSentence]:
+        """Of them, those that were dropped, and why."""
+
+    @property
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Set when it could not be held to its end."""
+
+    def __init__(
+        self,
+        *,
+        occasion: builtins.str = ...,
+        turns: collections.abc.Iterable[Global___SecondLookTurn] | None = ...,
+        opinion: Global___Opinion | None = ...,
+        reasons: collections.abc.Iterable[Global___Sentence] | None = ...,
+        model: builtins.str = ...,
+        prompt_version: builtins.str = ...,
+        model_sentences_count: builtins.int = ...,
+        dropped_sentences: collections.abc.Iterable[Global___DroppedSentence] | None = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "opinion", b"opinion"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dropped_sentences", b"dropped_sentences", "error", b"error", "model", b"model", "model_sentences_count", b"model_sentences_count", "occasion", b"occasion", "opinion", b"opinion", "prompt_version", b"prompt_version", "reasons", b"reasons", "turns", b"turns"]) -> None: ...
+
+Global___SecondLook: typing_extensions.TypeAlias = SecondLook
+
+@typing.final
+class Inconsistency(google.protobuf.message.Message):
+    """Something that a vision-language model finds not to fit."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    kind: Global___InconsistencyKind.ValueType
+    """What kind."""
+    text: builtins.str
+    """What; the model's words, which nothing has checked."""
+    def __init__(
+        self,
+        *,
+        kind: Global___InconsistencyKind.ValueType = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "text", b"text"]) -> None: ...
+
+Global___Inconsistency: typing_extensions.TypeAlias = Inconsistency
+
+@typing.final
+class PictureReading(google.protobuf.message.Message):
+    """What a vision-language model says that it sees in a downscaled copy of the picture. No test measures what a picture
+    shows, so nothing here could be checked.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEPICTED_FIELD_NUMBER: builtins.int
+    INCONSISTENCIES_FIELD_NUMBER: builtins.int
+    TEXTS_IN_PICTURE_FIELD_NUMBER: builtins.int
+    OPINION_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    PROMPT_VERSION_FIELD_NUMBER: builtins.int
+    WIDTH_PX_FIELD_NUMBER: builtins.int
+    HEIGHT_PX_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    depicted: builtins.str
+    """What is depicted."""
+    model: builtins.str
+    """Model that was asked."""
+    prompt_version: builtins.str
+    """Version of the prompt."""
+    width_px: builtins.int
+    """Width of the copy that it saw, in pixels."""
+    height_px: builtins.int
+    """Height of the copy."""
+    @property
+    def inconsistencies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Inconsistency]:
+        """What does not fit."""
+
+    @property
+    def texts_in_picture(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Text that can be read in the picture; untrusted."""
+
+    @property
+    def opinion(self) -> Global___Opinion:
+        """What it thinks; absent when the reading failed."""
+
+    @property
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Set when there is no reading although the model takes pictures."""
+
+    def __init__(
+        self,
+        *,
+        depicted: builtins.str = ...,
+        inconsistencies: collections.abc.Iterable[Global___Inconsistency] | None = ...,
+        texts_in_picture: collections.abc.Iterable[builtins.str] | None = ...,
+        opinion: Global___Opinion | None = ...,
+        model: builtins.str = ...,
+        prompt_version: builtins.str = ...,
+        width_px: builtins.int = ...,
+        height_px: builtins.int = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "opinion", b"opinion"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["depicted", b"depicted", "error", b"error", "height_px", b"height_px", "inconsistencies", b"inconsistencies", "model", b"model", "opinion", b"opinion", "prompt_version", b"prompt_version", "texts_in_picture", b"texts_in_picture", "width_px", b"width_px"]) -> None: ...
+
+Global___PictureReading: typing_extensions.TypeAlias = PictureReading
+
+@typing.final
 class FromCache(google.protobuf.message.Message):
     """That a report was made for an earlier request."""
 
@@ -317,6 +551,8 @@ class Report(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     FUSED_HEAT_MAP_FIELD_NUMBER: builtins.int
     FROM_CACHE_FIELD_NUMBER: builtins.int
+    SECOND_LOOK_FIELD_NUMBER: builtins.int
+    PICTURE_READING_FIELD_NUMBER: builtins.int
     file_name: builtins.str
     """File name as the client gave it, for display only; untrusted text."""
     verdict: maifs.common.v1.finding_pb2.Verdict.ValueType
@@ -373,6 +609,14 @@ class Report(google.protobuf.message.Message):
         then, create_time, timings and request_id included; file_name is this request's.
         """
 
+    @property
+    def second_look(self) -> Global___SecondLook:
+        """Set when tools disagreed and the language model was asked to look again."""
+
+    @property
+    def picture_reading(self) -> Global___PictureReading:
+        """Set when the language model takes pictures and was shown this one."""
+
     def __init__(
         self,
         *,
@@ -392,8 +636,10 @@ class Report(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         fused_heat_map: maifs.common.v1.finding_pb2.HeatMap | None = ...,
         from_cache: Global___FromCache | None = ...,
+        second_look: Global___SecondLook | None = ...,
+        picture_reading: Global___PictureReading | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "from_cache", b"from_cache", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "posterior", b"posterior"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "file_name", b"file_name", "from_cache", b"from_cache", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "posterior", b"posterior", "probability", b"probability", "request_id", b"request_id", "service_version", b"service_version", "timings", b"timings", "tool_results", b"tool_results", "verdict", b"verdict", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "from_cache", b"from_cache", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "picture_reading", b"picture_reading", "posterior", b"posterior", "second_look", b"second_look"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "explanation", b"explanation", "explanation_error", b"explanation_error", "file_name", b"file_name", "from_cache", b"from_cache", "fused_heat_map", b"fused_heat_map", "fusion", b"fusion", "image", b"image", "picture_reading", b"picture_reading", "posterior", b"posterior", "probability", b"probability", "request_id", b"request_id", "second_look", b"second_look", "service_version", b"service_version", "timings", b"timings", "tool_results", b"tool_results", "verdict", b"verdict", "warnings", b"warnings"]) -> None: ...
 
 Global___Report: typing_extensions.TypeAlias = Report
