@@ -51,6 +51,11 @@ RULES: Mapping[str, str] = {
 }
 """Rule names of provenance by the beginning of an explanation key."""
 
+OPINIONS: Mapping[str, Mapping[str, Any]] = {
+    source: {"weight": 0.0, "cap": 0.5, "provenance": "not measured"} for source in ("second_look", "picture_reading")
+}
+"""How far opinions of a language model move the verdict: not at all until that was measured on labelled pictures."""
+
 POLICY_GROUPS = frozenset({"provenance", "known_watermark", "capture_metadata"})
 """Set by policy: their weight is 1 and is not fitted."""
 
@@ -76,6 +81,7 @@ def fit_document(groups: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -
         "authentic": AUTHENTIC,
         "other_weight": 0.5,
         "rules": dict(RULES),
+        "opinions": OPINIONS,
         "groups": {
             name: {
                 "tests": sorted(test for test, group in groups.items() if group == name),

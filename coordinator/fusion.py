@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +83,33 @@ class Costs:
     """Calling a manipulated or AI generated picture authentic."""
 
 
+OpinionSource = Literal["second_look", "picture_reading"]
+OPINION_PREFIX = "opinion."
+"""Before the source's name where a contribution names the finding that it comes from."""
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a language model thinks of a picture."""
+
+    source: OpinionSource
+    verdict: Verdict
+    confidence: float
+    """As the model states it, 0..1."""
+
+
+@dataclass(frozen=True)
+class OpinionWeight:
+    """How far an opinion moves the verdict."""
+
+    weight: float = 0.0
+    """Factor 0..1 on the log10 odds of the stated confidence; 0: opinions of this source count for nothing."""
+    cap: float = 0.0
+    """Most that one opinion moves a log10 likelihood ratio."""
+    provenance: str = "not measured"
+    """What the weight was measured on."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Tests that read the same physical trace and the part of their weight that counts beside the other traces."""
@@ -111,6 +138,8 @@ class FusionModel:
     clear_log10_lr_ai_generated: float
     rules: Mapping[str, str]
     """Rule names by the beginning of an explanation key; the longest match counts."""
+    opinions: Mapping[str, OpinionWeight] = field(default_factory=dict)
+    """By source; a source that is not named counts for nothing."""
 
     @classmethod
     def load(cls, path: Path | None = None, prior: Posterior | None = None) -> FusionModel:
@@ -167,11 +196,16 @@ class FusionModel:
                 "authentic.max_log10_lr_ai_generated", authentic["max_log10_lr_ai_generated"]
             ),
             rules={str(key): str(rule) for key, rule in document["rules"].items()},
+            opinions={source: _opinion_weight(source, entry) for source, entry in document.get("opinions", {}).items()},
         )
 
     def group(self, finding_id: str) -> Group:
         """The trace that a finding reads; a finding that the fit did not know is a trace by itself."""
         return self.groups.get(finding_id) or Group(finding_id, self.other_weight, self.other_weight)
+
+    def opinion(self, source: OpinionSource) -> OpinionWeight:
+        """How far an opinion of a source moves the verdict."""
+        return self.opinions.get(source, OpinionWeight())
 
     def rule(self, explanation_key: str) -> str:
         """The rule of policy that an explanation key stands for; empty when there is none."""
@@ -179,17 +213,18 @@ class FusionModel:
         return self.rules[max(matches, key=len)] if matches else ""
 
 
-def fuse(evidence: Sequence[Evidence], model: FusionModel) -> FusionResult:
+def fuse(evidence: Sequence[Evidence], model: FusionModel, opinions: Sequence[Opinion] = ()) -> FusionResult:
     """Combines findings into a verdict.
 
     Within a trace the strongest positive weight counts, or the mean where none is positive; traces add up, each with
     its fitted weight (0..1). Bayes' rule with the stated prior gives the posterior; the verdict is the eligible one of
     least expected cost. "Manipulated" and "AI generated" are eligible only when a test detected its trace,
     "authentic" only when enough traces were tested and both combined ratios are favourable. The order of `evidence`
-    does not change the result.
+    does not change the result. An opinion of a language model adds to the ratios with its weight, and is neither a
+    detection nor a trace: it can withhold a verdict or add to one, never give one that no test supports.
     """
     tested = sorted((e for e in evidence if e.outcome == "tested"), key=lambda e: e.finding_id)
-    contributions = _contributions(tested, model)
+    contributions = _ordered([*_contributions(tested, model), *_from_opinions(opinions, model)])
     manipulated = math.fsum(c.log10_lr_manipulated for c in contributions)
     ai_generated = math.fsum(c.log10_lr_ai_generated for c in contributions)
     posterior = _posterior(model.prior, manipulated, ai_generated)
@@ -230,7 +265,7 @@ def _limited(log10_lr: float, cap: float) -> float:
     return min(max(log10_lr, -cap), cap) if math.isfinite(log10_lr) and math.isfinite(cap) else 0.0
 
 
-def _contributions(tested: Sequence[Evidence], model: FusionModel) -> tuple[Contribution, ...]:
+def _contributions(tested: Sequence[Evidence], model: FusionModel) -> list[Contribution]:
     by_group: dict[Group, list[Evidence]] = {}
     for item in tested:
         by_group.setdefault(model.group(item.finding_id), []).append(item)
@@ -246,6 +281,22 @@ def _contributions(tested: Sequence[Evidence], model: FusionModel) -> tuple[Cont
             )
             for item in items
         ]
+    return found
+
+
+def _from_opinions(opinions: Sequence[Opinion], model: FusionModel) -> list[Contribution]:
+    found = []
+    for opinion in opinions:
+        known = model.opinion(opinion.source)
+        confidence = min(max(opinion.confidence, 0.5), 0.999)
+        moved = known.weight * min(math.log10(confidence / (1 - confidence)), known.cap)
+        towards = {"manipulated": (moved, 0.0), "ai_generated": (0.0, moved), "authentic": (-moved, -moved)}
+        found.append(Contribution(OPINION_PREFIX + opinion.source, *towards.get(opinion.verdict, (0.0, 0.0))))
+    return found
+
+
+def _ordered(found: Sequence[Contribution]) -> tuple[Contribution, ...]:
+    """Those that moved the result, strongest first."""
     moved = [c for c in found if c.log10_lr_manipulated or c.log10_lr_ai_generated]
     return tuple(
         sorted(moved, key=lambda c: (-max(abs(c.log10_lr_manipulated), abs(c.log10_lr_ai_generated)), c.finding_id))
@@ -306,7 +357,7 @@ def _deciding_rule(
 ) -> str:
     sign = -1.0 if verdict == "authentic" else 1.0
     keys = {e.finding_id: e.explanation_key for e in tested}
-    ordered = sorted(contributions, key=lambda c: -sign * _towards(c, verdict))
+    ordered = sorted((c for c in contributions if c.finding_id in keys), key=lambda c: -sign * _towards(c, verdict))
     for contribution in ordered[:1]:
         rule = model.rule(keys[contribution.finding_id])
         if rule:
@@ -330,6 +381,14 @@ def _number(where: str, value: Any, low: float = -math.inf, high: float = math.i
     if not low <= value <= high:
         raise ValueError(f"{where} is {value}; it must be between {low:g} and {high:g}")
     return float(value)
+
+
+def _opinion_weight(source: str, entry: Mapping[str, Any]) -> OpinionWeight:
+    return OpinionWeight(
+        weight=_number(f"opinions.{source}.weight", entry["weight"], 0, 1),
+        cap=_number(f"opinions.{source}.cap", entry["cap"], 0, 2),
+        provenance=str(entry["provenance"]),
+    )
 
 
 def _checked_prior(where: str, prior: Posterior) -> Posterior:

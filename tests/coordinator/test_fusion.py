@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import fit_fusion
-from coordinator.fusion import DEFAULT_FILE, Evidence, FusionModel, Posterior, fuse
+from coordinator.fusion import DEFAULT_FILE, Evidence, FusionModel, Opinion, Posterior, fuse
 from serving.errors import MaifsError, Reason
 
 DOCUMENT: dict[str, Any] = {
@@ -235,3 +235,40 @@ def test_the_fit_command_writes_a_file_that_loads(tmp_path: Path) -> None:
     assert fit_fusion.main(["--evidence", str(evidence), "--out", str(out)]) == 0
     assert set(FusionModel.load(out).groups) == {"f.a", "s.a"}
     assert fit_fusion.main(["--evidence", str(tmp_path / "none.json"), "--out", str(out)]) != 0
+
+
+class TestOpinions:
+    WEIGHED = FusionModel.from_document(
+        DOCUMENT | {"opinions": {"second_look": {"weight": 0.5, "cap": 0.8, "provenance": "a test"}}}
+    )
+    EVIDENCE = (item("f.a", 1.0, detected=True), item("n.a", -0.2), item("s.a", -0.1))
+
+    @pytest.mark.parametrize("verdict", ["authentic", "manipulated", "ai_generated", "uncertain"])
+    def test_without_a_measured_weight_they_change_nothing(self, verdict: Any) -> None:
+        opinions = [Opinion("second_look", verdict, 0.99), Opinion("picture_reading", verdict, 0.99)]
+        assert fuse(self.EVIDENCE, MODEL, opinions) == fuse(self.EVIDENCE, MODEL)
+
+    def test_the_packaged_weights_are_zero_and_say_that_they_were_not_measured(self) -> None:
+        model = FusionModel.load()
+        for source in ("second_look", "picture_reading"):
+            known = model.opinion(source)
+            assert (known.weight, known.provenance) == (0.0, "not measured")
+
+    def test_a_weight_moves_the_ratio_up_to_the_cap(self) -> None:
+        before = fuse(self.EVIDENCE, self.WEIGHED)
+        after = fuse(self.EVIDENCE, self.WEIGHED, [Opinion("second_look", "manipulated", 0.8)])
+        assert after.log10_lr_manipulated - before.log10_lr_manipulated == pytest.approx(0.5 * math.log10(4))
+        sure = fuse(self.EVIDENCE, self.WEIGHED, [Opinion("second_look", "manipulated", 1.0)])
+        assert sure.log10_lr_manipulated - before.log10_lr_manipulated == pytest.approx(0.5 * 0.8)
+        assert {c.finding_id for c in sure.contributions} >= {"opinion.second_look"}
+        clears = fuse(self.EVIDENCE, self.WEIGHED, [Opinion("second_look", "authentic", 0.8)])
+        assert clears.log10_lr_manipulated < before.log10_lr_manipulated
+
+    def test_they_never_accuse_alone(self) -> None:
+        document = DOCUMENT | {
+            "prior": {"authentic": 0.02, "manipulated": 0.96, "ai_generated": 0.02},
+            "opinions": {"second_look": {"weight": 1.0, "cap": 2.0, "provenance": "a test"}},
+        }
+        model = FusionModel.from_document(document)
+        result = fuse([item("n.a", -0.1)], model, [Opinion("second_look", "manipulated", 1.0)])
+        assert (result.verdict, result.rule) == ("uncertain", "evidence.undetected")
