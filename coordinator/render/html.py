@@ -6,30 +6,20 @@ page's own, named by digest. Facts are in the page without JavaScript.
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
-import urllib.parse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
 
 from coordinator.render import phrases
 from coordinator.render.document import FUSED_MAP
 from coordinator.render.labels import Labels
+from coordinator.render.page import render_page
 from coordinator.render.picture import Overlay, Preview, overlay
-from coordinator.render.schema import Document, Finding, HeatMap, ReportDocument, Sentence, Tool
+from coordinator.render.schema import Document, Finding, HeatMap, ReportDocument, Sentence
 from maifs.common.v1 import finding_pb2
 
 VERDICTS = ("authentic", "manipulated", "ai_generated", "uncertain")
-SYMBOLS = {"authentic": "✓", "manipulated": "✎", "ai_generated": "✦", "uncertain": "?", "failed": "!"}
-"""A sign per verdict, so that colour is not the only difference."""
-
-_TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +103,7 @@ def render_report(
         t: words.
     """
     findings = {finding["id"]: finding for tool in document["tools"] for finding in tool["findings"]}
-    return _render(
+    return render_page(
         "report.html.j2",
         t,
         doc=document,
@@ -128,7 +118,7 @@ def render_report(
 def render_index(entries: Sequence[IndexEntry], t: Labels) -> str:
     """The index over several pictures; its links point to files in the same folder."""
     counts = Counter(entry.verdict for entry in entries)
-    return _render(
+    return render_page(
         "index.html.j2",
         t,
         entries=entries,
@@ -194,73 +184,3 @@ def _general_sentences(document: ReportDocument, tool: str) -> list[Sentence]:
         for sentence in reading["sentences"]
         if len(sentence["finding_ids"]) != 1
     ]
-
-
-def _render(name: str, t: Labels, **values: object) -> str:
-    style, script = _asset("style.css.j2"), _asset(name.replace(".html.j2", ".js.j2"))
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src {_digest(style)}",
-            f"script-src {_digest(script)}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-    template = _environment().get_template(name)
-    # The project's own files; Markup keeps them as they are, which their digests require.
-    own = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
-    return template.render(t=t, policy=policy, symbols=SYMBOLS, **own, **values)
-
-
-@functools.cache
-def _asset(name: str) -> str:
-    return (_TEMPLATES / name).read_text("utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": phrases.percent,
-        "number": phrases.number,
-        "seconds": phrases.seconds,
-        "file_size": phrases.file_size,
-        "full_stop": lambda text: text if text.rstrip().endswith((".", "!", "?")) else f"{text.rstrip()}.",
-        "title_of_test": phrases.title_of_test,
-        "text_language": phrases.text_language,
-        "result_key": phrases.result_key,
-        "tool_verdict_key": phrases.tool_verdict_key,
-        "tool_class": _tool_class,
-        "base64": lambda data: base64.b64encode(data).decode(),
-        "link": lambda name: urllib.parse.quote(name),
-    }
-    environment.globals |= {
-        "probability_sentence": phrases.probability_sentence,
-        "weight_phrases": phrases.weight_phrases,
-        "authorship": phrases.authorship,
-    }
-    return environment
-
-
-def _tool_class(tool: Tool) -> str:
-    if tool["outcome"] == "tested" and tool["verdict"] != "uncertain":
-        return tool["verdict"]
-    return "failed" if tool["outcome"] == "failed" else "no_verdict"
-
-
-def _finalize(value: object) -> object:
-    """Every text that a template puts out loses what could steer the page's layout, such as direction overrides."""
-    return phrases.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
