@@ -12,6 +12,7 @@ from coordinator.backends.backend import Backend, C
 from coordinator.convert import TOOL_NAMES
 from coordinator.llm_client import LlmClient
 from coordinator.vision_client import VisionClient
+from maifs.common.v1 import gpu_pb2
 from maifs.coordinator.v1 import coordinator_pb2
 from maifs.llm.v1 import llm_pb2
 from maifs.vision.v1 import vision_pb2
@@ -20,8 +21,8 @@ from serving.status import from_rpc_error
 PING_TIMEOUT_S = 3.0
 """Time that a backend has to answer; what is hung counts as unreachable."""
 
-Description = tuple[str, list[str]]
-"""What it runs, and its devices."""
+Description = tuple[str, list[str], gpu_pb2.GpuPin]
+"""What it runs, its devices, and what keeps it on them."""
 
 
 async def vision_status(backend: Backend[VisionClient]) -> coordinator_pb2.BackendStatus:
@@ -32,7 +33,7 @@ async def vision_status(backend: Backend[VisionClient]) -> coordinator_pb2.Backe
         response: vision_pb2.ListToolsResponse = await client.describe(PING_TIMEOUT_S)
         tools = ", ".join(f"{TOOL_NAMES.get(tool.tool, 'unknown')} {tool.version}" for tool in response.tools)
         text = f"{tools}; calibration {response.calibration_id}; service {response.service_version}"
-        return text, [response.device]
+        return text, [response.device], response.gpu_pin
 
     return await _status("vision", backend, "maifs.vision.v1.VisionService", describe)
 
@@ -65,7 +66,7 @@ def _describe_model(info: llm_pb2.GetModelInfoResponse) -> Description:
         f"{info.load.active_requests_count} active",
         info.engine_version,
     ]
-    return "; ".join(part for part in parts if part), list(layout.devices)
+    return "; ".join(part for part in parts if part), list(layout.devices), info.gpu_pin
 
 
 async def _status(
@@ -84,7 +85,7 @@ async def _status(
             status.state = coordinator_pb2.BACKEND_STATE_NOT_SERVING
             status.reason = "it says NOT_SERVING: it is starting or draining"
             return status
-        text, devices = await describe()
+        text, devices, pin = await describe()
     except grpc.aio.AioRpcError as error:
         status.state = coordinator_pb2.BACKEND_STATE_UNREACHABLE
         status.reason = from_rpc_error(error, f"{name} at {backend.address}").message
@@ -94,4 +95,5 @@ async def _status(
     status.reason = backend.suspended
     status.description = text
     status.devices.extend(devices)
+    status.gpu_pin.CopyFrom(pin)
     return status

@@ -41,6 +41,11 @@ class Engine:
         """Whether the engine's processes are gone."""
         return bool(self._llm.errored)
 
+    async def ping(self) -> None:
+        """Returns once the loop of the engine's process has answered; does not return while that hangs."""
+        if not self.dead:
+            await self._llm.is_sleeping()
+
     @property
     def adapters(self) -> Sequence[str]:
         """Names of the LoRA adapters."""

@@ -84,6 +84,11 @@ class LlmServiceProcess:
             await asyncio.sleep(self._config.health_poll_s)
         return engine_dead()
 
+    async def check_alive(self) -> None:
+        """See serving.server.Watched: the engine's process answers between two of its steps, or hangs."""
+        if self._engine:
+            await self._engine.ping()
+
     async def stop(self) -> None:
         """Ends the engine and all its processes."""
         self._stopping = True

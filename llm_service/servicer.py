@@ -15,6 +15,7 @@ from maifs.common.v1 import finding_pb2
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
 from serving import __version__
 from serving.errors import MaifsError, Reason
+from serving.gpu.report import current_pin
 
 _ROLES = {
     llm_pb2.ROLE_SYSTEM: Role.SYSTEM,
@@ -96,6 +97,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             engine_version=model.engine_version,
             service_version=__version__,
             prefix_caching=model.prefix_caching,
+            gpu_pin=current_pin().message(),
             adapters=engine.adapters,
         )
 

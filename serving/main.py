@@ -62,7 +62,7 @@ def run_service(
     except MaifsError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.reason.exit_code
-    return asyncio.run(serve(service, config.server, gpus.prove if gpus else None))
+    return asyncio.run(serve(service, config.server, gpus))
 
 
 def _parser(name: str, section: str, description: str) -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +71,19 @@ class Notifier:
     @contextlib.asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
         """While inside, the start timeout is put off and the status tells how long the start has taken."""
-        async with _beside(self._extend() if self._address else None):
+        async with beside(self._extend() if self._address else None):
             yield
 
     @contextlib.asynccontextmanager
-    async def guarded(self) -> AsyncIterator[None]:
-        """While inside, the watchdog hears from the event loop; one that hangs is ended and restarted."""
-        async with _beside(self._beat(self._watchdog_s / 3) if self._address and self._watchdog_s else None):
+    async def guarded(self, check_alive: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """While inside, the watchdog hears from the event loop as long as the service says that it works.
+
+        Args:
+            check_alive: returns when all parts work; one that raises MaifsError or does not return leaves the watchdog
+                without a sign of life, and the manager ends the service.
+        """
+        beat = self._beat(self._watchdog_s, check_alive) if self._address and self._watchdog_s else None
+        async with beside(beat):
             yield
 
     async def _extend(self) -> None:
@@ -86,14 +92,22 @@ class Notifier:
             self.send(extend_timeout_usec=round(_EXTEND_BY_S * 1e6), status=f"starting, {elapsed:.0f} s")
             await asyncio.sleep(_EXTEND_EVERY_S)
 
-    async def _beat(self, every_s: float) -> None:
+    async def _beat(self, watchdog_s: float, check_alive: Callable[[], Awaitable[None]]) -> None:
         while True:
-            self.send(watchdog=1)
-            await asyncio.sleep(every_s)
+            try:
+                async with asyncio.timeout(watchdog_s):
+                    await check_alive()
+                self.send(watchdog=1)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the service does not say that it works
+                reason = str(error) or f"no answer within {watchdog_s:g} s"
+                _log.error("hung: the watchdog gets no sign of life", extra={"reason": reason})
+                self.status(f"hung: {reason}")
+            await asyncio.sleep(watchdog_s / 3)
 
 
 @contextlib.asynccontextmanager
-async def _beside(work: object) -> AsyncIterator[None]:
+async def beside(work: object) -> AsyncIterator[None]:
+    """Runs a coroutine while inside; nothing when it is None."""
     task = asyncio.ensure_future(work) if asyncio.iscoroutine(work) else None
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,12 +17,14 @@ from grpc_reflection.v1alpha import reflection
 from serving.address import SocketLock, address_faults, socket_path
 from serving.channel import MAX_MESSAGE_BYTES
 from serving.errors import ExitCode, MaifsError, Reason
+from serving.gpu.report import PinReport, current_pin, health_names, publish
 from serving.interceptor import ServiceInterceptor
-from serving.notify import Notifier
+from serving.notify import Notifier, beside
 
 _log = logging.getLogger(__name__)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_LOOK_AT_PIN_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,25 @@ class Draining(Protocol):
         """Ends them. Called at the first signal, before the calls in progress get their grace."""
 
 
-async def serve(service: Service, config: ServerConfig, before_ready: Callable[[], str] | None = None) -> ExitCode:
+@runtime_checkable
+class Watched(Protocol):
+    """A service with parts that can hang while its event loop runs: threads, an engine."""
+
+    async def check_alive(self) -> None:
+        """Returns when all parts work; raises MaifsError, or does not return, when one hangs."""
+
+
+class Pin(Protocol):
+    """What keeps the process on its GPUs; see serving.gpu.session."""
+
+    def prove(self) -> PinReport:
+        """Last check between a good start and SERVING; raises MaifsError to refuse. Called in a thread."""
+
+    def look(self) -> PinReport:
+        """State at this moment. Called in a thread."""
+
+
+async def serve(service: Service, config: ServerConfig, pin: Pin | None = None) -> ExitCode:
     """Runs a service until SIGTERM, SIGINT or a fatal failure.
 
     Health is NOT_SERVING until `start` has returned, and again from the first signal on. Calls in progress then have
@@ -89,8 +109,7 @@ async def serve(service: Service, config: ServerConfig, before_ready: Callable[[
     Args:
         service: what to run.
         config: where it listens.
-        before_ready: last check between a good start and SERVING; returns a word on it for the service manager and
-            raises MaifsError to refuse. Runs in a thread.
+        pin: the GPUs that the process has claimed; none when not given.
 
     Returns:
         OK after a signal; the reason's exit code after a failure, which is logged.
@@ -106,10 +125,11 @@ async def serve(service: Service, config: ServerConfig, before_ready: Callable[[
             lock.acquire()
         await _open(server, service, health, config)
         async with notifier.starting():
-            note = await _start(service, health, stop_signal, before_ready)
+            await _start(service, health, stop_signal, pin)
         if not stop_signal.is_set():
-            notifier.ready(note)
-        async with notifier.guarded():
+            notifier.ready(_note(pin))
+        check_alive = service.check_alive if isinstance(service, Watched) else _alive
+        async with notifier.guarded(check_alive), beside(_watch_pin(pin, health, notifier) if pin else None):
             failure = await _until_over(service, stop_signal)
     except MaifsError as error:
         failure = error
@@ -173,8 +193,8 @@ async def _start(
     service: Service,
     health: health_aio.HealthServicer,
     stop_signal: asyncio.Event,
-    before_ready: Callable[[], str] | None,
-) -> str:
+    pin: Pin | None,
+) -> None:
     """Starts the service; a signal during a long load ends it without waiting for the load."""
     starting = asyncio.ensure_future(service.start())
     stopping = asyncio.ensure_future(stop_signal.wait())
@@ -183,12 +203,37 @@ async def _start(
     if not starting.done():
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
-        return ""
+        return
     starting.result()
-    note = await asyncio.to_thread(before_ready) if before_ready else ""
+    if pin:
+        publish(await asyncio.to_thread(pin.prove))
+    await _tell_pin(health)
     await _set_health(health, service, _SERVING)
     _log.info("serving")
-    return note
+
+
+async def _alive() -> None:
+    """Of a service that is nothing but its event loop: to be called is the proof."""
+
+
+def _note(pin: Pin | None) -> str:
+    return f"GPU pin {current_pin().detail}" if pin else ""
+
+
+async def _watch_pin(pin: Pin, health: health_aio.HealthServicer, notifier: Notifier) -> None:
+    while True:
+        await asyncio.sleep(_LOOK_AT_PIN_EVERY_S)
+        report = await asyncio.to_thread(pin.look)
+        if report != current_pin():
+            _log.warning("GPU pin changed", extra={"state": report.state.value, "detail": report.detail})
+            publish(report)
+            await _tell_pin(health)
+            notifier.status(f"serving; {_note(pin)}")
+
+
+async def _tell_pin(health: health_aio.HealthServicer) -> None:
+    for name, holds in health_names().items():
+        await health.set(name, _SERVING if holds else _NOT_SERVING)
 
 
 async def _until_over(service: Service, stop_signal: asyncio.Event) -> MaifsError | None:

@@ -70,6 +70,7 @@ class Analyzer:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vision")
         self._decoded = asyncio.Semaphore(workers)
         self._max_queued = max_queued
+        self._begun: dict[object, float] = {}
         self.waiting = 0
         """Items admitted whose decoding has not begun."""
 
@@ -122,7 +123,21 @@ class Analyzer:
             self._decoded.release()
 
     def _run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._pool, lambda: guarded(work, self.device))
+        return asyncio.get_running_loop().run_in_executor(self._pool, self._work, work)
+
+    def _work(self, work: Callable[[], T]) -> T:
+        key = object()
+        self._begun[key] = time.monotonic()
+        try:
+            return guarded(work, self.device)
+        finally:
+            del self._begun[key]
+
+    @property
+    def longest_work_s(self) -> float:
+        """How long the oldest piece of work has been with its thread: decoding, one tool, or the fusion of maps."""
+        begun = list(self._begun.values())
+        return time.monotonic() - min(begun) if begun else 0.0
 
     def _run_tool(self, tool: Tool, substrate: Substrate) -> asyncio.Future[ToolResult]:
         return self._run(lambda: run_tool(tool, substrate, self.calibration))

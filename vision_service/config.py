@@ -31,6 +31,9 @@ class VisionConfig:
     """Items of one stream that may be open at a time."""
     max_held_bytes: int = 1024 * 1024 * 1024
     """Encoded bytes held over all calls before new items are refused."""
+    hung_after_s: float = 900.0
+    """A thread that works that long on one step of one picture hangs: the service manager's watchdog then ends the
+    service."""
     memory_budget_mib: int = 4096
     """Memory that pictures in work may take together, by an estimate of each; one that is larger alone is refused. On a
     GPU torch is bound to it too."""
@@ -45,6 +48,8 @@ class VisionConfig:
                 found.append(f"{name} = {getattr(self, name)}: must be at least 1")
         if self.memory_budget_mib < 256:
             found.append(f"memory_budget_mib = {self.memory_budget_mib}: must be at least 256")
+        if self.hung_after_s <= 0:
+            found.append(f"hung_after_s = {self.hung_after_s}: must be above 0")
         if self.device not in {"auto", "cpu", "cuda"} and not self.device.removeprefix("cuda:").isdigit():
             found.append(f"device = {self.device!r}: must be auto, cpu, cuda or cuda:N")
         if self.calibration_file and not self.calibration_file.is_file():

@@ -74,6 +74,12 @@ class VisionService:
 def _warm_up_picture() -> bytes:
     """A textured JPEG of 512 x 512."""
     rng = np.random.default_rng(0)
+    async def check_alive(self) -> None:
+        """See serving.server.Watched: a thread that hangs takes its worker with it for good."""
+        seconds = self._analyzer.longest_work_s
+        if seconds > self._config.hung_after_s:
+            raise MaifsError(Reason.INTERNAL, f"A worker thread has been busy with one step for {seconds:.0f} s.")
+
     coarse = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((512, 512), Image.Resampling.BICUBIC)
     noisy = np.asarray(image, dtype=np.float32) + rng.normal(0, 3, (512, 512, 3))

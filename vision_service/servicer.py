@@ -10,6 +10,7 @@ from maifs.vision.v1 import vision_pb2, vision_pb2_grpc
 from serving import __version__
 from serving.channel import INLINE_BYTES
 from serving.errors import MaifsError, Reason
+from serving.gpu.report import current_pin
 from serving.item_stream import ByteBudget, Item, ItemHandlers, ItemLimits, ItemStream, gather_bytes
 from serving.status import to_status
 from vision_service.analyzer import Analysis, Analyzer
@@ -85,10 +86,12 @@ class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
                 max_side_px=limits.max_side_px,
                 max_items_per_stream_count=self._config.max_open_items_per_stream,
                 max_queued_items_count=self._config.max_queued_items,
+                memory_budget_bytes=self._analyzer.memory.limit_bytes,
             ),
             device=describe_device(self._analyzer.device),
             service_version=__version__,
             calibration_id=self._analyzer.calibration.id,
+            gpu_pin=current_pin().message(),
         )
 
 

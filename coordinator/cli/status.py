@@ -12,6 +12,7 @@ from coordinator.client.target import ADDRESS_VARIABLE, DEFAULT_ADDRESS, status_
 from coordinator.render.phrases import file_size, printable
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from serving.channel import open_channel
+from serving.gpu.report import STATES
 
 _STATES = {
     coordinator_pb2.BACKEND_STATE_SERVING: ("serving", "green"),
@@ -67,6 +68,8 @@ def to_document(address: str, status: coordinator_pb2.GetStatusResponse) -> dict
                 "description": backend.description,
                 "reason": backend.reason,
                 "devices": list(backend.devices),
+                "gpu_pin": _pin(backend),
+                "gpu_pin_detail": backend.gpu_pin.detail,
                 "open_calls_count": backend.open_calls_count,
                 "max_open_calls_count": backend.max_open_calls_count,
             }
@@ -75,20 +78,26 @@ def to_document(address: str, status: coordinator_pb2.GetStatusResponse) -> dict
     }
 
 
+def _pin(backend: coordinator_pb2.BackendStatus) -> str:
+    state = STATES.get(backend.gpu_pin.state)
+    return state.value if state else ""
+
+
 def show(address: str, status: coordinator_pb2.GetStatusResponse, console: Console) -> None:
     """Prints it for people."""
     console.print(Text(f"Coordinator {status.service_version} at {address}, up {_duration(status.uptime_seconds)}"))
-    table = Table("Backend", "State", "Calls", "Address", "Runs", "Devices", box=None, padding=(0, 2, 0, 0))
+    table = Table("Backend", "State", "Calls", "Address", "Runs", "Devices", "GPU pin", box=None, padding=(0, 2, 0, 0))
     for backend in status.backends:
         word, style = _STATES.get(backend.state, ("unknown", ""))
         runs = backend.reason or backend.description
         calls = f"{backend.open_calls_count}/{backend.max_open_calls_count}" if backend.max_open_calls_count else ""
-        cells = (calls, backend.address, runs, ", ".join(backend.devices))
+        cells = (calls, backend.address, runs, ", ".join(backend.devices), _pin(backend))
         table.add_row(backend.name, Text(word, style=style), *(Text(printable(cell)) for cell in cells))
     console.print(table)
     limits = status.limits
     console.print(
-        f"Open items {status.open_items_count}, {status.waiting_items_count} of them waiting (at most {limits.max_items_per_stream_count} per stream), "
+        f"Open items {status.open_items_count}, {status.waiting_items_count} of them waiting "
+        f"(at most {limits.max_items_per_stream_count} per stream), "
         f"holding {file_size(status.held_bytes)} of {file_size(limits.max_held_bytes)}; "
         f"largest file {file_size(limits.max_image_bytes)}"
     )

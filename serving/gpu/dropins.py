@@ -60,8 +60,8 @@ def _check(option: Option, plan: Plan) -> None:
     layout = option.layout
     if not option.valid:
         raise _refused(f"it cannot run: {option.reasons[0]}")
-    if layout.replicas > 1 or layout.offload_gib:
-        raise _refused("the LLM service runs one engine and offloads nothing")
+    if layout.replicas > 1:
+        raise _refused("the LLM service runs one engine")
     if plan.shape.quantization is Quantization.BF16 and layout.quantization is Quantization.AWQ:
         raise _refused(f"{plan.shape.name} is stored in 16 bits; plan with --model {plan.shape.name}-AWQ")
     if any(gpu.uuid is None or gpu.minor is None for gpu in plan.host.gpus):
@@ -101,6 +101,8 @@ def _llm_settings(option: Option, plan: Plan) -> dict[str, str]:
         "MAIFS_LLM_MAX_MODEL_LEN_TOKENS_COUNT": str(assumptions.max_model_len_tokens),
         "MAIFS_LLM_GPU_MEMORY_UTILIZATION": f"{assumptions.memory_utilization:g}",
     }
+    if layout.offload_gib:
+        settings["MAIFS_LLM_CPU_OFFLOAD_GIB"] = str(layout.offload_gib)
     if layout.quantization is not plan.shape.quantization:
         settings["MAIFS_LLM_QUANTIZATION"] = layout.quantization.value
     return settings

@@ -138,6 +138,8 @@ def _full_uuid(value: object) -> str:
 class PinState(StrEnum):
     """How a service is kept on its GPUs."""
 
+    NONE = "none"
+    """No GPU is configured: nothing is pinned."""
     ENFORCED = "enforced"
     """The kernel refuses the other GPUs."""
     ADVISORY = "advisory"

@@ -9,6 +9,7 @@ from enum import StrEnum
 from serving import model_memory, sharding
 from serving.gpu.hosts import GIB, GpuSpec, Host
 from serving.model_shapes import ModelShape, Quantization
+from serving.profiles import PROFILES
 
 
 class Vision(StrEnum):
@@ -34,6 +35,21 @@ class Layout:
     """Weights per GPU kept in the host's memory."""
 
     @property
+    def profile(self) -> str | None:
+        """The named profile that this is; None when it has no name."""
+        if self.vision is not Vision.OWN_GPU or self.replicas > 1:
+            return None
+        mine = (self.llm_gpus, self.tensor_parallel, self.pipeline_parallel, self.offload_gib)
+        names = [
+            name
+            for name, profile in PROFILES.items()
+            if mine == (profile.llm_gpus, profile.tensor_parallel, profile.pipeline_parallel, profile.offload_gib)
+            and profile.vision_gpus in {None, self.vision_gpus}
+            and profile.quantization in {None, self.quantization}
+        ]
+        return max(names, key=lambda name: PROFILES[name].quantization is not None, default=None)
+
+    @property
     def title(self) -> str:
         """E.g. "3+1 TP=3 bf16"."""
         parts = [f"TP={self.tensor_parallel}"] if self.tensor_parallel > 1 or self.pipeline_parallel == 1 else []
@@ -53,7 +69,7 @@ class Assumptions:
     """Longest prompt plus answer; the length of the counted sequences."""
     memory_utilization: float = 0.92
     """Share of each GPU's memory that the engine reserves."""
-    overhead_bytes: int = 2 * GIB
+    overhead_bytes: int = model_memory.ENGINE_OVERHEAD_BYTES
     """Per GPU for activations, CUDA graphs and communication."""
     vision_bytes: int = 4 * GIB
     """Budget of the vision service on its GPU."""
@@ -146,7 +162,7 @@ def _rank(option: Option) -> tuple[object, ...]:
 
 def _layouts(count: int, quantizations: Sequence[Quantization]) -> Iterator[Layout]:
     most = count - 1
-    for llm in sorted({most, count // 2} - {0}, reverse=True):
+    for llm in sorted({most, count // 2, min(1, most)} - {0}, reverse=True):
         for quantization in quantizations:
             yield Layout(llm, count - llm, Vision.OWN_GPU, quantization, tensor_parallel=llm)
     first = quantizations[0]
@@ -169,29 +185,19 @@ def judge(layout: Layout, host: Host, shape: ModelShape, assumptions: Assumption
     gpus = host.gpus[: layout.llm_gpus]
     memory = min(gpu.memory_bytes for gpu in gpus)
     offload = layout.offload_gib * GIB
-    weights = tuple(max(0.0, stage.weights - offload) for stage in stages)
     budget = memory * assumptions.memory_utilization - assumptions.overhead_bytes
-    kv = tuple(budget - here for here in weights)
-    count = model_memory.sequences(stages, kv, assumptions.max_model_len_tokens)
+    fit = model_memory.fit(stages, budget, assumptions.max_model_len_tokens, offload)
     rate = model_memory.decode_tokens_per_s(
         stages, min(gpu.bandwidth_bytes_per_s for gpu in gpus), offload, assumptions.link_bytes_per_s
     )
     reasons = [*verdict.faults, *_hardware_faults(layout, host)]
-    if count < 1:
-        reasons.append(_does_not_fit(weights, kv, budget, assumptions))
+    if fit.fault:
+        reasons.append(fit.fault)
     reasons += _vision_faults(layout, host, assumptions)
     padding = verdict.padding
     notes = _notes(layout, stored, padding, [stage.weights for stage in stages], budget)
-    return Option(layout, tuple(reasons), tuple(notes), padding, weights, kv, count * layout.replicas, rate)
-
-
-def _does_not_fit(weights: Sequence[float], kv: Sequence[float], budget: float, assumptions: Assumptions) -> str:
-    if min(kv) <= 0:
-        return f"weights of {max(weights) / GIB:.1f} GiB per GPU do not fit into {budget / GIB:.1f} GiB"
-    return (
-        f"{min(kv) / GIB:.1f} GiB left for the KV cache do not hold one sequence of "
-        f"{assumptions.max_model_len_tokens} tokens"
-    )
+    count = fit.sequences * layout.replicas
+    return Option(layout, tuple(reasons), tuple(notes), padding, fit.weights_bytes, fit.kv_bytes, count, rate)
 
 
 def _hardware_faults(layout: Layout, host: Host) -> list[str]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from serving.errors import MaifsError, Reason
 from serving.gpu.inventory import Gpu, take_inventory
 from serving.gpu.nvml import NvmlCallError, NvmlUnavailableError
+from serving.gpu.owners import same_service
 from serving.gpu.pin import claim, probe, require, verify_cuda
+from serving.gpu.report import PinReport
 
 _log = logging.getLogger(__name__)
 
@@ -39,22 +41,54 @@ class GpuSession:
     gpus: tuple[Gpu, ...]
     require_enforced: bool
 
-    def prove(self) -> str:
+    def prove(self) -> PinReport:
         """Checks, after the service has started, that it is on its GPUs and on no others.
 
-        Returns:
-            The state of the pin, for people.
-
         Raises:
-            MaifsError: INVALID_CONFIG when CUDA opened other GPUs, or the device policy does not hold.
+            MaifsError: INVALID_CONFIG when CUDA opened other GPUs, a process of the service holds a GPU that is not its
+                own, or the device policy does not hold.
         """
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             verify_cuda(self.gpus, torch)
-        proof = probe(gpu.minor for gpu in self.gpus if gpu.minor is not None)
+        self._check_occupation()
+        proof = probe(self._minors)
         require(proof, enforced=self.require_enforced)
-        _log.info("GPU pin", extra={"state": proof.state.value, "gpus": [gpu.uuid for gpu in self.gpus]})
-        return f"GPU pin {proof}"
+        report = PinReport.of(proof, self._uuids)
+        _log.info("GPU pin", extra={"state": report.state.value, "gpus": list(report.gpu_uuids)})
+        return report
+
+    def look(self) -> PinReport:
+        """The pin at this moment: a device policy can be widened while the service runs."""
+        return PinReport.of(probe(self._minors), self._uuids)
+
+    @property
+    def _minors(self) -> list[int]:
+        return [gpu.minor for gpu in self.gpus if gpu.minor is not None]
+
+    @property
+    def _uuids(self) -> tuple[str, ...]:
+        return tuple(gpu.uuid for gpu in self.gpus)
+
+    def _check_occupation(self) -> None:
+        """By NVML, for all processes of the service: the engine's start CUDA, not this one."""
+        try:
+            gpus = take_inventory().gpus
+        except (NvmlUnavailableError, NvmlCallError) as error:
+            _log.warning("the driver does not tell who holds which GPU", extra={"reason": str(error)})
+            return
+        foreign = [
+            f"{gpu.uuid} (process {process.pid})"
+            for gpu in gpus
+            for process in gpu.processes
+            if gpu.uuid not in self._uuids and same_service(process.pid)
+        ]
+        if foreign:
+            raise MaifsError(
+                Reason.INVALID_CONFIG,
+                f"A process of this service holds a GPU that is not its own: {', '.join(foreign)}.",
+                "Something overrode CUDA_VISIBLE_DEVICES after the service had set it.",
+            )
 
 
 def open_session(config: GpuConfig) -> GpuSession | None:

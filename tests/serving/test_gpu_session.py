@@ -60,6 +60,32 @@ def test_a_service_refuses_a_gpu_that_is_not_there(driver: Path) -> None:
     assert "There is no GPU '7' here" in result.stderr
 
 
+PROVE = """
+import os, sys
+from serving.errors import MaifsError
+from serving.gpu.session import GpuConfig, open_session
+session = open_session(GpuConfig(devices=("3",)))
+os.environ["FAKE_NVML_PIDS"] = sys.argv[1].replace("OWN", str(os.getpid()))
+try:
+    report = session.prove()
+except MaifsError as error:
+    sys.exit(str(error))
+print(report.state, *report.gpu_uuids, report.message().state)
+"""
+
+
+def test_a_proof_is_reported_with_the_gpus(driver: Path) -> None:
+    result = fake_nvml.run(driver, "-c", PROVE, "0,0,0,OWN")
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this host has an NVIDIA driver")
+    assert result.stdout.split() == ["enforced", LAST, "2"]
+
+
+def test_a_process_of_the_service_on_a_foreign_gpu_is_refused(driver: Path) -> None:
+    result = fake_nvml.run(driver, "-c", PROVE, "OWN,0,0,0")
+    assert f"holds a GPU that is not its own: {FIRST}" in result.stderr
+
+
 def test_an_enforced_pin_without_a_gpu_is_a_fault_of_the_configuration() -> None:
     with pytest.raises(MaifsError, match="names no GPU"):
         load_config(GpuConfig, "x", environ={"MAIFS_X_REQUIRE_ENFORCED": "yes"})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import ExitCode
+from serving.errors import ExitCode, MaifsError, Reason
 from serving.notify import Notifier
 from tests.processes import ROOT, socket_folder
 
@@ -112,6 +112,34 @@ def test_the_watchdog_hears_the_event_loop_until_it_hangs(folder: Path, manager:
         process.kill()
 
 
+async def alive() -> None:
+    """All parts work."""
+
+
+async def test_a_part_that_hangs_leaves_the_watchdog_without_a_sign_and_says_so(folder: Path, manager: Manager) -> None:
+    failing: list[Exception] = []
+    hanging = asyncio.Event()
+    hanging.set()
+
+    async def check() -> None:
+        if failing:
+            raise failing[0]
+        await hanging.wait()
+
+    notifier = Notifier(str(folder / "notify"), watchdog_s=0.3)
+    async with notifier.guarded(check):
+        assert (await asyncio.to_thread(manager.hear))["WATCHDOG"] == "1"
+        failing.append(MaifsError(Reason.INTERNAL, "a worker thread hangs"))
+        message = await asyncio.to_thread(manager.hear_until, "STATUS")
+        assert message == {"STATUS": "hung: a worker thread hangs"}
+        assert (await asyncio.to_thread(manager.hear)) == message, "no sign of life between"
+        failing.clear()
+        await asyncio.to_thread(manager.hear_until, "WATCHDOG")
+        hanging.clear()
+        message = await asyncio.to_thread(manager.hear_until, "STATUS")
+        assert message == {"STATUS": "hung: no answer within 0.3 s"}
+
+
 def test_without_a_manager_nothing_is_sent() -> None:
     notifier = Notifier.from_environment({})
     notifier.ready()
@@ -132,7 +160,7 @@ async def test_a_watchdog_meant_for_another_process_is_left_alone(folder: Path, 
     notifier = Notifier.from_environment(
         {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "3000", "WATCHDOG_PID": "1"}
     )
-    async with notifier.guarded():
+    async with notifier.guarded(alive):
         await asyncio.sleep(0.05)
     with pytest.raises(TimeoutError):
         manager.hear(0.05)

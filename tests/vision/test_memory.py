@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -141,6 +142,22 @@ async def test_memory_that_runs_out_in_a_tool_is_an_answer_and_the_service_goes_
     probe.failure = None
     probe.leave.set()
     assert await analyse(analyzer, SMALL)
+    analyzer.close()
+
+
+async def test_work_that_does_not_end_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = Probe()
+    analyzer = analyzer_of(probe, 2**30)
+    assert analyzer.longest_work_s == 0.0
+    task = asyncio.ensure_future(analyse(analyzer, SMALL))
+    await asyncio.wait_for(probe.entered.wait(), 20)
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 1000)
+    assert 1000 < analyzer.longest_work_s < 1100
+    monkeypatch.undo()
+    probe.leave.set()
+    await task
+    assert analyzer.longest_work_s == 0.0
     analyzer.close()
 
 
