@@ -166,7 +166,7 @@ Global___Batch: typing_extensions.TypeAlias = Batch
 
 @typing.final
 class BatchOptions(google.protobuf.message.Message):
-    """How the items of a batch are analysed. Fixed when the batch is begun."""
+    """How the items of a batch are analysed."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -176,7 +176,9 @@ class BatchOptions(google.protobuf.message.Message):
     """Most items of the batch under way at a time; 0 takes the service's setting."""
     @property
     def analyze(self) -> maifs.coordinator.v1.coordinator_pb2.AnalyzeOptions:
-        """Options of every item. `priority` is read as PRIORITY_BATCH when it is not set."""
+        """Options of every item. `skip_llm` and `language` are fixed when the batch is begun; of the others those of the last
+        `begin` count. `priority` is read as PRIORITY_BATCH when it is not set.
+        """
 
     def __init__(
         self,
@@ -326,7 +328,7 @@ class BeginBatch(google.protobuf.message.Message):
     """
     @property
     def options(self) -> Global___BatchOptions:
-        """Options of a new batch; for an old one they must be the same, else the call fails with BATCH_MISMATCH."""
+        """Options of the batch. Where they would change what an old batch's reports say, the call fails with BATCH_MISMATCH."""
 
     def __init__(
         self,
