@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from coordinator.journal.lock import FolderLock
 from coordinator.journal.queries import Reader
-from coordinator.journal.records import BatchRecord, ItemKey, ItemRecord, Outcome, QueuedBatch
+from coordinator.journal.records import BatchRecord, BatchSettings, ItemKey, ItemRecord, Outcome, QueuedBatch
 from coordinator.journal.spool import Spool, Upload
 from coordinator.journal.store import Store
 from coordinator.journal.watch import Watches
@@ -97,7 +97,7 @@ class Journal:
 
     # Writing
 
-    async def begin(self, batch_id: str, title: str, options: bytes) -> BatchRecord:
+    async def begin(self, batch_id: str, title: str, options: BatchSettings) -> BatchRecord:
         """See Store.begin."""
         batch = await self._write(lambda: self.store.begin(batch_id, title, options, time.time_ns()))
         self.watches.changed(batch_id)

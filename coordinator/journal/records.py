@@ -53,6 +53,16 @@ class ItemKey:
 
 
 @dataclass(frozen=True)
+class BatchSettings:
+    """How a batch is analysed."""
+
+    all: bytes
+    """Serialised maifs.coordinator.v1.BatchOptions."""
+    fixed: bytes
+    """The part that must not change while the batch exists; compared as it is."""
+
+
+@dataclass(frozen=True)
 class BatchRecord:
     """One batch."""
 

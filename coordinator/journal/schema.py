@@ -14,6 +14,7 @@ MIGRATIONS: Sequence[str] = (
         number INTEGER PRIMARY KEY,
         batch_id TEXT NOT NULL UNIQUE,
         title TEXT NOT NULL,
+        fixed_options BLOB NOT NULL,
         options BLOB NOT NULL,
         sealed INTEGER NOT NULL DEFAULT 0,
         cancelled INTEGER NOT NULL DEFAULT 0,

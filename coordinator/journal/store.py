@@ -12,6 +12,7 @@ from coordinator.journal.queries import find_batch, item_of
 from coordinator.journal.records import (
     PICTURE_FAULTS,
     BatchRecord,
+    BatchSettings,
     ItemKey,
     ItemRecord,
     ItemState,
@@ -62,26 +63,26 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise _explained(error, self._path) from error
 
-    def begin(self, batch_id: str, title: str, options: bytes, now_ns: int) -> BatchRecord:
+    def begin(self, batch_id: str, title: str, options: BatchSettings, now_ns: int) -> BatchRecord:
         """Makes a batch, or opens an existing one again.
 
         Raises:
-            MaifsError: BATCH_MISMATCH when it exists with other options.
+            MaifsError: BATCH_MISMATCH when it exists with other fixed options.
         """
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO batches (batch_id, title, options, create_time_ns) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (batch_id) DO UPDATE SET sealed = 0, cancelled = 0",
-                (batch_id, title, options, now_ns),
+                "INSERT INTO batches (batch_id, title, fixed_options, options, create_time_ns) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (batch_id) DO UPDATE SET options = excluded.options, sealed = 0, cancelled = 0",
+                (batch_id, title, options.fixed, options.all, now_ns),
             )
-            batch = find_batch(db, batch_id)
-            if batch.options != options:
+            fixed = db.execute("SELECT fixed_options FROM batches WHERE batch_id = ?", (batch_id,)).fetchone()[0]
+            if fixed != options.fixed:
                 raise MaifsError(
                     Reason.BATCH_MISMATCH,
                     f"The batch {batch_id!r} was begun with other options.",
                     "Use another batch_id, or the options that GetBatch shows.",
                 )
-            return batch
+            return find_batch(db, batch_id)
 
     def seal(self, batch_id: str) -> BatchRecord:
         """Nothing more will come."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from coordinator.journal.convert import to_batch, to_item
 from coordinator.journal.journal import Journal
-from coordinator.journal.records import BatchRecord, ItemKey
+from coordinator.journal.records import BatchRecord, BatchSettings, ItemKey
 from coordinator.journal.spool import Upload
 from maifs.common.v1 import image_pb2
 from maifs.coordinator.v1 import batch_pb2, coordinator_pb2
@@ -85,8 +85,7 @@ class Submission:
         if begin.options.max_running_items_count < 0:
             raise MaifsError(Reason.INVALID_REQUEST, "options.max_running_items_count must be at least 0.")
         self._check_options(begin.options.analyze)
-        options = begin.options.SerializeToString(deterministic=True)
-        batch = await self._journal.begin(begin.batch_id, begin.title[:LONGEST_TITLE], options)
+        batch = await self._journal.begin(begin.batch_id, begin.title[:LONGEST_TITLE], _settings(begin.options))
         self._batch_id, self._retry_failed = begin.batch_id, begin.retry_failed
         return self._to_batch(batch)
 
@@ -170,6 +169,12 @@ class Submission:
             self._journal.drop(item.upload)
             self._given_up.add(item_id)
         return Response(item_id=item_id, refused=to_status(error))
+
+
+def _settings(options: batch_pb2.BatchOptions) -> BatchSettings:
+    analyze = options.analyze
+    fixed = coordinator_pb2.AnalyzeOptions(skip_llm=analyze.skip_llm, language=analyze.language)
+    return BatchSettings(options.SerializeToString(), fixed.SerializeToString(deterministic=True))
 
 
 def _incomplete() -> MaifsError:

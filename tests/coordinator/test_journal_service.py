@@ -372,7 +372,7 @@ async def test_a_client_that_hangs_up_in_mid_file_leaves_nothing(world: World) -
 
 async def test_other_options_under_the_same_id_are_refused(world: World) -> None:
     await submit(world.channel, "b", {})
-    other = begin("b", batch_pb2.BatchOptions(max_running_items_count=7))
+    other = begin("b", batch_pb2.BatchOptions(analyze=coordinator_pb2.AnalyzeOptions(language="ko")))
     assert (await failing(Submitter(world.channel).ask(other))).reason is Reason.BATCH_MISMATCH
 
 
