@@ -37,6 +37,8 @@ class VisionConfig:
     memory_budget_mib: int = 4096
     """Memory that pictures in work may take together, by an estimate of each; one that is larger alone is refused. On a
     GPU torch is bound to it too."""
+    plugins_dir: Path | None = None
+    """Folder of plug-ins (docs/learned.md): users' own networks with sidecars; none when not set."""
     calibration_file: Path | None = None
     """Calibration made by `python -m vision_service.calibrate`; the packaged one when not set."""
 
@@ -46,12 +48,14 @@ class VisionConfig:
         for name in ("workers", "max_queued_items", "max_open_items_per_stream", "max_held_bytes"):
             if getattr(self, name) < 1:
                 found.append(f"{name} = {getattr(self, name)}: must be at least 1")
-        if self.memory_budget_mib < 256:
-            found.append(f"memory_budget_mib = {self.memory_budget_mib}: must be at least 256")
         if self.hung_after_s <= 0:
             found.append(f"hung_after_s = {self.hung_after_s}: must be above 0")
+        if self.memory_budget_mib < 256:
+            found.append(f"memory_budget_mib = {self.memory_budget_mib}: must be at least 256")
         if self.device not in {"auto", "cpu", "cuda"} and not self.device.removeprefix("cuda:").isdigit():
             found.append(f"device = {self.device!r}: must be auto, cpu, cuda or cuda:N")
+        if self.plugins_dir and not self.plugins_dir.is_dir():
+            found.append(f"plugins_dir = {self.plugins_dir}: no such folder")
         if self.calibration_file and not self.calibration_file.is_file():
             found.append(f"calibration_file = {self.calibration_file}: no such file")
         return found

@@ -18,8 +18,10 @@ from vision_service.calibration import Calibration
 from vision_service.config import VisionConfig
 from vision_service.device import choose_device, describe_device
 from vision_service.domain import Outcome
+from vision_service.learned.plugins import load_plugins, with_plugins
 from vision_service.memory import MemoryBudget, limit_device
 from vision_service.servicer import VisionServicer
+from vision_service.tools import TOOLS
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +36,14 @@ class VisionService:
         torch.set_num_threads(1)  # the workers are the parallelism; nested pools fight over the same cores
         memory = MemoryBudget(config.memory_budget_mib * 2**20)
         limit_device(device, memory.limit_bytes)
-        calibration = Calibration.load(config.calibration_file)
-        self._analyzer = Analyzer(config.limits, device, config.workers, config.max_queued_items, calibration, memory)
+        plugins = load_plugins(config.plugins_dir, device) if config.plugins_dir else ()
+        tools, calibration = with_plugins(TOOLS, Calibration.load(config.calibration_file), plugins)
+        for card in (plugin.card for plugin in plugins):
+            known = {"test": card.test_id, "version": card.version, "calibrated": bool(card.calibration)}
+            _log.info("plug-in", extra=known)
+        self._analyzer = Analyzer(
+            config.limits, device, config.workers, config.max_queued_items, calibration, memory, tools
+        )
         self._config = config
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -66,6 +74,12 @@ class VisionService:
         await asyncio.Event().wait()
         raise AssertionError
 
+    async def check_alive(self) -> None:
+        """See serving.server.Watched: a thread that hangs takes its worker with it for good."""
+        seconds = self._analyzer.longest_work_s
+        if seconds > self._config.hung_after_s:
+            raise MaifsError(Reason.INTERNAL, f"A worker thread has been busy with one step for {seconds:.0f} s.")
+
     async def stop(self) -> None:
         """See serving.server.Service."""
         await asyncio.to_thread(self._analyzer.close)
@@ -74,12 +88,6 @@ class VisionService:
 def _warm_up_picture() -> bytes:
     """A textured JPEG of 512 x 512."""
     rng = np.random.default_rng(0)
-    async def check_alive(self) -> None:
-        """See serving.server.Watched: a thread that hangs takes its worker with it for good."""
-        seconds = self._analyzer.longest_work_s
-        if seconds > self._config.hung_after_s:
-            raise MaifsError(Reason.INTERNAL, f"A worker thread has been busy with one step for {seconds:.0f} s.")
-
     coarse = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((512, 512), Image.Resampling.BICUBIC)
     noisy = np.asarray(image, dtype=np.float32) + rng.normal(0, 3, (512, 512, 3))

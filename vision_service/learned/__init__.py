@@ -1,0 +1,1 @@
+"""Learned cues: networks that the project defines, and plug-ins with weights that users bring."""
