@@ -16,7 +16,7 @@ def build(config: LlmConfig) -> Service:
     """The service of a configuration; nothing heavy is imported before it starts."""
     from llm_service.service import LlmServiceProcess
 
-    return LlmServiceProcess(config)
+    return LlmServiceProcess(config.laid_out())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

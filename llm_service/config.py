@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llm_service.adapters import parse_adapters
 from serving.gpu.session import GpuConfig
+from serving.profiles import PROFILES
 from serving.server import ServerConfig
 
 
@@ -27,10 +29,14 @@ class LlmConfig:
     """The GPUs that it keeps to."""
     model: str = "Qwen/Qwen2.5-32B-Instruct"
     """Name on the model hub, or a directory with config.json, tokenizer and safetensors."""
+    profile: str | None = None
+    """A named layout (3+1, 3+1-pp, 2+2, 2+2-awq, cpu-offload, single), which sets the three sizes below."""
     tensor_parallel_size: int = 1
     """Devices that share each layer. The 4-GPU host uses 3."""
     pipeline_parallel_size: int = 1
     """Devices, or groups of them, that share the layers one after another."""
+    cpu_offload_gib: int = 0
+    """Weights of each GPU that stay in the host's memory, in GiB: slow. Not on a CPU."""
     pad_heads: str = "auto"
     """"auto" appends zero heads and columns where a model does not divide by tensor_parallel_size; "never" refuses."""
     dtype: str = "auto"
@@ -80,6 +86,8 @@ class LlmConfig:
             )
             if getattr(self, name) < 1
         ]
+        if self.cpu_offload_gib < 0:
+            found.append(f"cpu_offload_gib = {self.cpu_offload_gib}: must be at least 0")
         if not self.model.strip():
             found.append("model is empty: give a name on the model hub or a directory")
         if self.dtype not in {"auto", "bfloat16", "float16", "float32"}:
@@ -99,7 +107,32 @@ class LlmConfig:
             found.append(f"cpu_threads_count = {self.cpu_threads_count}: must be at least 1")
         if not 0 < self.health_poll_s <= 60:
             found.append(f"health_poll_s = {self.health_poll_s}: must be above 0 and at most 60")
-        return found + self._output_faults()
+        return found + self._output_faults() + self._profile_faults()
+
+    def laid_out(self) -> LlmConfig:
+        """The settings with the sizes of the profile, if one is named."""
+        return self if self.profile is None else replace(self, **self._profile_sizes(self.profile))
+
+    @staticmethod
+    def _profile_sizes(name: str) -> dict[str, Any]:
+        profile = PROFILES[name]
+        return {
+            "tensor_parallel_size": profile.tensor_parallel,
+            "pipeline_parallel_size": profile.pipeline_parallel,
+            "cpu_offload_gib": profile.offload_gib,
+        }
+
+    def _profile_faults(self) -> list[str]:
+        if self.profile is None:
+            return []
+        if self.profile not in PROFILES:
+            return [f"profile = {self.profile!r}: must be one of {', '.join(PROFILES)}"]
+        neutral = {"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "cpu_offload_gib": 0}
+        return [
+            f"{name} = {getattr(self, name)}: profile = {self.profile!r} sets it to {size}; leave one of them out"
+            for name, size in self._profile_sizes(self.profile).items()
+            if getattr(self, name) not in {neutral[name], size}
+        ]
 
     def _output_faults(self) -> list[str]:
         found = []

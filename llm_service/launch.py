@@ -14,6 +14,7 @@ from typing import Any
 from llm_service import environment
 from llm_service.adapters import adapter_arguments
 from llm_service.config import LlmConfig
+from llm_service.devices import find_devices
 from llm_service.model_files import architectures, check_model_files
 from llm_service.padding import PLUGIN, config_overrides, register
 from llm_service.parent_watch import ParentWatch
@@ -50,7 +51,7 @@ def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool])
         MaifsError: MODEL_UNUSABLE when vLLM refuses the model or the layout; SHUTTING_DOWN when `stopping`.
     """
     check_model_files(config.model)
-    prepared = check_layout(config)
+    prepared = check_layout(config, find_devices())
     padding = padding_arguments(prepared)
     if padding:
         check_plugin()
@@ -99,6 +100,7 @@ def engine_arguments(config: LlmConfig, is_cpu: bool) -> dict[str, Any]:
         "max_model_len": config.max_model_len_tokens_count,
         "max_num_seqs": config.max_running_requests_count,
         "max_num_batched_tokens": config.max_batched_tokens_count,
+        "cpu_offload_gb": config.cpu_offload_gib,
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enforce_eager": is_cpu if config.enforce_eager is None else config.enforce_eager,
         "enable_prefix_caching": config.prefix_caching,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from llm_service.config import LlmConfig
+from llm_service.devices import Devices, memory_faults
 from llm_service.model_files import find_model_config
 from serving.errors import MaifsError, Reason
 from serving.known_models import known_shape
-from serving.model_config import decoder_sizes, model_shape
+from serving.model_config import checkpoint_bytes, decoder_sizes, model_shape
 from serving.model_memory import padding_cost
-from serving.model_shapes import DecoderSizes, ModelShape
+from serving.model_shapes import DecoderSizes, ModelShape, Quantization
+from serving.profiles import PROFILES
 from serving.sharding import Padding, Verdict, check, describe_padding
 
 MAX_DEVICES = 8
 _NEAREST_COUNT = 4
+_ADAPTERS = "LoRA adapters of a padded model cannot be loaded"
 
 
 @dataclass(frozen=True)
@@ -62,24 +67,31 @@ def judge_layout(sizes: DecoderSizes, layout: Layout, *, may_pad: bool) -> Verdi
     return check(sizes, layout.tensor_parallel_size, layout.pipeline_parallel_size, may_pad=may_pad)
 
 
-def nearest_layouts(sizes: DecoderSizes, wanted: Layout, *, may_pad: bool) -> list[Layout]:
-    """Layouts that run, nearest first: by the number of devices, and never more unless none is left, then by speed."""
-    counts = range(1, MAX_DEVICES + 1)
-    runs = [
-        layout
-        for layout in itertools.starmap(Layout, itertools.product(counts, counts))
-        if layout.devices_count <= MAX_DEVICES and not judge_layout(sizes, layout, may_pad=may_pad).faults
-    ]
+def nearest_layouts(wanted: Layout, runs: Callable[[Layout], bool], most_devices: int = MAX_DEVICES) -> list[Layout]:
+    """Layouts that run, nearest first: by the number of devices, and never more unless none is left, then by speed.
+
+    Args:
+        wanted: the layout that was refused.
+        runs: whether a layout runs.
+        most_devices: devices that there are.
+    """
+    counts = range(1, most_devices + 1)
+    layouts = itertools.starmap(Layout, itertools.product(counts, counts))
+    running = [layout for layout in layouts if layout.devices_count <= most_devices and runs(layout)]
 
     def distance(layout: Layout) -> tuple[bool, int, int]:
         extra = layout.devices_count - wanted.devices_count
         return extra > 0, abs(extra), -layout.tensor_parallel_size
 
-    return sorted(runs, key=distance)[:_NEAREST_COUNT]
+    return sorted(running, key=distance)[:_NEAREST_COUNT]
 
 
-def check_layout(config: LlmConfig) -> Prepared:
-    """Checks the layout of a dense decoder whose sizes are at hand; all others are left to vLLM.
+def check_layout(config: LlmConfig, devices: Devices | None = None) -> Prepared:
+    """Checks layout and memory of a dense decoder whose sizes are at hand; all others are left to vLLM.
+
+    Args:
+        config: settings, laid out.
+        devices: what the engine will have; None leaves memory unchecked.
 
     Raises:
         MaifsError: MODEL_UNUSABLE with every rule broken and the nearest layouts that run.
@@ -87,39 +99,87 @@ def check_layout(config: LlmConfig) -> Prepared:
     sizes = find_sizes(config.model)
     if sizes is None:
         return Prepared(None, None, config.tensor_parallel_size)
+    judge = _Judge(config, sizes, devices)
     wanted = Layout(config.tensor_parallel_size, config.pipeline_parallel_size)
-    may_pad = config.pad_heads == "auto"
-    verdict = judge_layout(sizes, wanted, may_pad=may_pad)
-    if verdict.faults:
+    faults, padding = judge(wanted)
+    faults += _format_faults(config, sizes)
+    if faults:
         raise MaifsError(
             Reason.MODEL_UNUSABLE,
-            f"{config.model} cannot run with {wanted}: {'; '.join(verdict.faults)}.",
-            _advice(sizes, wanted, may_pad=may_pad),
+            f"{config.model} cannot run with {wanted}: {'; '.join(faults)}.",
+            judge.advice(wanted),
         )
-    return Prepared(sizes, verdict.padding, config.tensor_parallel_size)
+    return Prepared(sizes, padding, config.tensor_parallel_size)
+
+
+def _format_faults(config: LlmConfig, sizes: DecoderSizes) -> list[str]:
+    """A profile may demand that the weights are stored in a format."""
+    demanded = PROFILES[config.profile].quantization if config.profile else None
+    stored = sizes.quantization if isinstance(sizes, ModelShape) else None
+    if demanded in {None, stored}:
+        return []
+    return [f"profile = {config.profile!r} needs weights stored as {demanded}, and these are {stored or 'others'}"]
+
+
+class _Judge:
+    """The faults of layouts of one model on these devices."""
+
+    def __init__(self, config: LlmConfig, sizes: DecoderSizes, devices: Devices | None) -> None:
+        self._config, self._devices = config, devices
+        self._may_pad = config.pad_heads == "auto"
+        self._sizes = replace(sizes, padding_obstacle=_ADAPTERS) if config.adapters else sizes
+
+    def __call__(self, layout: Layout) -> tuple[list[str], Padding | None]:
+        """Faults, and what is appended."""
+        verdict = judge_layout(self._sizes, layout, may_pad=self._may_pad)
+        faults = list(verdict.faults)
+        if not faults:
+            faults = self._memory_faults(self._sizes, layout, verdict.padding)
+        return faults, verdict.padding
+
+    def _memory_faults(self, sizes: DecoderSizes, layout: Layout, padding: Padding | None) -> list[str]:
+        if self._devices is None or not isinstance(sizes, ModelShape):
+            return []
+        parallel = layout.tensor_parallel_size, layout.pipeline_parallel_size
+        return memory_faults(self._config, sizes, padding, parallel, self._devices)
+
+    def advice(self, wanted: Layout) -> str:
+        """What would run instead."""
+        most = len(self._devices.gpus) if self._devices and self._devices.gpus else MAX_DEVICES
+        nearest = nearest_layouts(wanted, lambda layout: not self(layout)[0], most)
+        named = "; ".join(f"{layout} (padded)" if self(layout)[1] else str(layout) for layout in nearest)
+        parts = [f"The nearest layouts that run: {named}." if named else f"No layout on up to {most} devices runs."]
+        if wanted.devices_count > 1 and Layout(1, 1) in nearest:
+            parts.append("As one device holds the model, as many services of one device each (replicas) run too.")
+        if not self._may_pad and judge_layout(self._sizes, wanted, may_pad=True).padding:
+            parts.append('With pad_heads = "auto" it runs as it is wanted, padded by zero heads.')
+        if self._awq_runs(wanted):
+            parts.append(f"With weights of 4 bits (an AWQ checkpoint of the model) {wanted} runs.")
+        return " ".join(parts)
+
+    def _awq_runs(self, wanted: Layout) -> bool:
+        if not isinstance(self._sizes, ModelShape) or self._sizes.quantization is not Quantization.BF16:
+            return False
+        small = self._sizes.quantized(Quantization.AWQ)
+        verdict = judge_layout(small, wanted, may_pad=self._may_pad)
+        return not verdict.faults and not self._memory_faults(small, wanted, verdict.padding)
 
 
 def find_sizes(model: str) -> DecoderSizes | None:
     """The sizes of a dense decoder, from its config.json or the table of known models; None where there are none.
 
-    They are a ModelShape, from which bytes follow, where the weights are stored in a format that is planned.
+    They are a ModelShape, from which bytes follow, where the weights are stored in a format that is planned; of a
+    directory with the exact bytes of its files.
+
+    Raises:
+        MaifsError: MODEL_UNUSABLE when a safetensors file cannot be read.
     """
     table = find_model_config(model)
     if table is None:
         return known_shape(model)
     with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
-        return model_shape(table, model)
+        shape = model_shape(table, model)
+        return replace(shape, checkpoint_bytes=checkpoint_bytes(Path(model)))
     with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
         return decoder_sizes(table)
     return None
-
-
-def _advice(sizes: DecoderSizes, wanted: Layout, *, may_pad: bool) -> str:
-    nearest = "; ".join(
-        f"{layout} (padded)" if judge_layout(sizes, layout, may_pad=may_pad).padding else str(layout)
-        for layout in nearest_layouts(sizes, wanted, may_pad=may_pad)
-    )
-    advice = f"The nearest layouts that run: {nearest}." if nearest else "No layout on up to 8 devices runs."
-    if not may_pad and judge_layout(sizes, wanted, may_pad=True).padding:
-        advice += ' With pad_heads = "auto" it runs as it is wanted, padded by zero heads.'
-    return advice

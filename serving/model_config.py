@@ -30,8 +30,16 @@ def read_shape(folder: Path) -> ModelShape:
             f"{folder / 'config.json'} does not describe a model of a known kind: {type(error).__name__}: {error}.",
             "Dense decoders with grouped-query attention (Llama, Qwen2, Qwen3, Mistral) can be planned.",
         ) from error
-    sizes = [_tensor_bytes(path) for path in sorted(folder.glob("*.safetensors"))]
-    return replace(shape, checkpoint_bytes=sum(sizes) or None)
+    return replace(shape, checkpoint_bytes=checkpoint_bytes(folder))
+
+
+def checkpoint_bytes(folder: Path) -> int | None:
+    """Bytes of all tensors of a directory, from the headers of its safetensors files; None where there are none.
+
+    Raises:
+        MaifsError: MODEL_UNUSABLE when a header cannot be read.
+    """
+    return sum(_tensor_bytes(path) for path in sorted(folder.glob("*.safetensors"))) or None
 
 
 def decoder_sizes(config: Mapping[str, Any]) -> DecoderSizes:

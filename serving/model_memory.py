@@ -14,6 +14,9 @@ from serving.sharding import VOCAB_MULTIPLE, Padding, kv_heads_divide, next_mult
 
 KV_ELEMENT_BYTES = 2
 """The KV cache holds 16-bit numbers."""
+GIB = 1024**3
+ENGINE_OVERHEAD_BYTES = 2 * GIB
+"""Assumed on each GPU for activations, CUDA graphs and communication."""
 
 
 def padded_shape(shape: ModelShape, padding: Padding | None) -> ModelShape:
@@ -62,6 +65,10 @@ class StageBytes:
     """Weights that one decoded token reads: all but the input embedding, of which it needs one row."""
     kv_per_token: int
 
+    def scaled(self, factor: float) -> StageBytes:
+        """With numbers of another size, e.g. 2 for 32 bits."""
+        return StageBytes(self.weights * factor, self.read_per_token * factor, round(self.kv_per_token * factor))
+
 
 def stage_bytes(shape: ModelShape, tensor_parallel: int, pipeline_parallel: int = 1) -> tuple[StageBytes, ...]:
     """What each pipeline stage needs on each of its GPUs.
@@ -107,17 +114,46 @@ def total_bytes(shape: ModelShape) -> float:
     return shape.layers * _layer_bytes(shape, 1) + embeddings + 2 * shape.hidden_size
 
 
-def sequences(stages: Sequence[StageBytes], kv_bytes: Sequence[float], tokens: int) -> int:
-    """Sequences of `tokens` tokens whose KV cache fits; the tightest stage decides.
+@dataclass(frozen=True)
+class Fit:
+    """What memory is left for the KV cache, and what it holds. One number for each pipeline stage, per GPU."""
+
+    weights_bytes: tuple[float, ...]
+    """Without what is offloaded."""
+    kv_bytes: tuple[float, ...]
+    """Negative where the weights do not fit."""
+    budget_bytes: float
+    """For weights and KV cache on each GPU."""
+    tokens: int
+    """Length of one sequence."""
+    sequences: int
+    """That fit at the same time; the tightest stage decides."""
+
+    @property
+    def fault(self) -> str:
+        """Why not even one sequence fits, with numbers; empty when one does."""
+        if self.sequences:
+            return ""
+        if min(self.kv_bytes) <= 0:
+            weights = max(self.weights_bytes) / GIB
+            return f"weights of {weights:.1f} GiB per GPU do not fit into {self.budget_bytes / GIB:.1f} GiB"
+        left = min(self.kv_bytes) / GIB
+        return f"{left:.1f} GiB left for the KV cache do not hold one sequence of {self.tokens} tokens"
+
+
+def fit(stages: Sequence[StageBytes], budget_bytes: float, tokens: int, offload_bytes: float = 0.0) -> Fit:
+    """How a model fits into GPUs of equal budget.
 
     Args:
         stages: see stage_bytes.
-        kv_bytes: bytes left for the cache on each GPU of each stage.
+        budget_bytes: for weights and KV cache on each GPU.
         tokens: length of one sequence.
+        offload_bytes: weights per GPU that stay in the host's memory.
     """
-    return min(
-        max(0, math.floor(left / (stage.kv_per_token * tokens))) for stage, left in zip(stages, kv_bytes, strict=True)
-    )
+    weights = tuple(max(0.0, stage.weights - offload_bytes) for stage in stages)
+    kv = tuple(budget_bytes - here for here in weights)
+    count = min(math.floor(left / (stage.kv_per_token * tokens)) for stage, left in zip(stages, kv, strict=True))
+    return Fit(weights, kv, budget_bytes, tokens, max(0, count))
 
 
 def decode_tokens_per_s(

@@ -96,10 +96,14 @@ def _chosen(plan: Plan, title: str | None) -> Option:
         if option is None:
             raise MaifsError(Reason.INVALID_REQUEST, f"No layout that the services run fits {plan.host.name}.")
         return option
-    found = next((option for option in plan.options if option.layout.title.lower() == title.lower()), None)
+    wanted = title.lower()
+    found = next((o for o in plan.options if wanted in {o.layout.title.lower(), o.layout.profile}), None)
     if found is None:
         titles = "; ".join(option.layout.title for option in plan.options)
-        raise MaifsError(Reason.INVALID_REQUEST, f"There is no layout {title!r}.", f"Choose one of: {titles}.")
+        names = ", ".join(dict.fromkeys(o.layout.profile for o in plan.options if o.layout.profile))
+        raise MaifsError(
+            Reason.INVALID_REQUEST, f"There is no layout {title!r}.", f"Choose one of: {titles}; or by name: {names}."
+        )
     return found
 
 
@@ -177,6 +181,7 @@ def _option(option: Option, plan: Plan) -> dict[str, Any]:
     layout, claim, padding = option.layout, guide.claim(option, plan), option.padding
     return {
         "title": layout.title,
+        "profile": layout.profile,
         "valid": option.valid,
         "served": option.served,
         "reasons": list(option.reasons),

@@ -73,3 +73,10 @@ def test_check_without_a_driver_says_so(capsys: pytest.CaptureFixture[str]) -> N
     document = json.loads(out)
     assert document["gpus"] == []
     assert "NO_DRIVER" in {finding["code"] for finding in document["findings"]}
+
+
+@pytest.mark.parametrize(("layout", "part"), [("5+0", "by name: 3+1, "), ("3+1", "UUIDs")])
+def test_a_layout_is_chosen_by_its_profile_s_name(capsys: pytest.CaptureFixture[str], layout: str, part: str) -> None:
+    code, _, err = run(capsys, "apply", "--host", "4xA100-40GB", "--layout", layout)
+    assert code == ExitCode.USAGE
+    assert part in err.replace("\n", " ")

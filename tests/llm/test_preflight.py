@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,15 +80,12 @@ def test_shards_hold_whole_groups_and_blocks() -> None:
 
 
 def test_nearest_layouts_use_no_more_devices_than_wanted() -> None:
-    unpadded = nearest_layouts(QWEN_32B, Layout(3, 1), may_pad=False)
-    assert unpadded == [Layout(1, 3), Layout(2, 1), Layout(1, 2), Layout(1, 1)]
-    assert nearest_layouts(QWEN_32B, Layout(3, 1), may_pad=True)[0] == Layout(3, 1)
-    assert nearest_layouts(SMOLLM, Layout(2, 1), may_pad=False) == [
-        Layout(1, 2),
-        Layout(1, 1),
-        Layout(3, 1),
-        Layout(1, 3),
-    ]
+    def unpadded(sizes: DecoderSizes) -> Callable[[Layout], bool]:
+        return lambda layout: not layout_faults(sizes, layout)
+
+    assert nearest_layouts(Layout(3, 1), unpadded(QWEN_32B)) == [Layout(1, 3), Layout(2, 1), Layout(1, 2), Layout(1, 1)]
+    assert nearest_layouts(Layout(3, 1), unpadded(QWEN_32B), 2) == [Layout(2, 1), Layout(1, 2), Layout(1, 1)]
+    assert nearest_layouts(Layout(2, 1), unpadded(SMOLLM)) == [Layout(1, 2), Layout(1, 1), Layout(3, 1), Layout(1, 3)]
 
 
 CONFIG: dict[str, Any] = {

@@ -13,6 +13,7 @@ from serving.gpu.hosts import GIB, parse_host, save_host
 from serving.gpu.plan import Assumptions, Option, Plan, Vision, make_plan, pick
 from serving.known_models import find_shape
 from serving.model_shapes import Quantization
+from serving.profiles import PROFILES
 
 ALL = tuple(Quantization)
 
@@ -39,12 +40,15 @@ def test_every_layout_of_the_guide_and_those_it_lacked_are_judged(guided: Plan) 
         "2+2 TP=2 bf16",
         "2+2 TP=2 fp8",
         "2+2 TP=2 awq",
+        "1+3 TP=1 fp8",
+        "1+3 TP=1 awq",
         "3+1 3 replicas fp8",
         "3+1 3 replicas awq",
         "3+1 TP=3 bf16 + 20 GiB offload",
         "4+0 TP=4 bf16, vision on CPU",
     }
     assert {option.layout.title for option in guided.options if not option.valid} == {
+        "1+3 TP=1 bf16",
         "3+1 3 replicas bf16",
         "4+0 TP=4 bf16, vision shares a GPU",
     }
@@ -55,6 +59,24 @@ def test_the_padded_split_is_the_best_and_says_what_it_needs(guided: Plan) -> No
     assert best is not None
     assert best.layout.title == "3+1 TP=3 bf16"
     assert any("45/9 heads, 5/1 padded, +1.5 % weights, +12.5 % KV" in note for note in best.notes)
+
+
+def test_every_named_profile_is_among_the_layouts(guided: Plan) -> None:
+    named = {option.layout.title: option.layout.profile for option in guided.options if option.layout.profile}
+    assert named == {
+        "3+1 TP=3 bf16": "3+1",
+        "3+1 TP=3 fp8": "3+1",
+        "3+1 TP=3 awq": "3+1",
+        "3+1 PP=3 bf16": "3+1-pp",
+        "2+2 TP=2 bf16": "2+2",
+        "2+2 TP=2 fp8": "2+2",
+        "2+2 TP=2 awq": "2+2-awq",
+        "3+1 TP=3 bf16 + 20 GiB offload": "cpu-offload",
+        "1+3 TP=1 bf16": "single",
+        "1+3 TP=1 fp8": "single",
+        "1+3 TP=1 awq": "single",
+    }
+    assert set(named.values()) == set(PROFILES)
 
 
 def test_vision_on_the_llm_s_gpus_is_refused_with_the_memory_left(guided: Plan) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from serving.errors import MaifsError, Reason
 from serving.known_models import KNOWN, find_shape
 from serving.model_config import read_shape
-from serving.model_memory import decode_tokens_per_s, padded_shape, padding_cost, sequences, stage_bytes
+from serving.model_memory import decode_tokens_per_s, fit, padded_shape, padding_cost, stage_bytes
 from serving.model_shapes import Block, DecoderSizes, Quantization
 from serving.sharding import (
     Padding,
@@ -75,12 +75,12 @@ def test_qwen_32b_on_a100_40gb_agrees_with_the_hand_made_table(
     shape = QWEN_32B.quantized(Quantization(quantization))
     verdict = check(shape, tp, pp)
     stages = stage_bytes(padded_shape(shape, verdict.padding), tp, pp)
-    weights = [stage.weights for stage in stages]
-    kv = [39.4 * GIB * 0.92 - 2 * GIB - here for here in weights]
+    found = fit(stages, 39.4 * GIB * 0.92 - 2 * GIB, 4096)
+    weights, kv = found.weights_bytes, found.kv_bytes
     assert verdict.faults == ()
     assert (min(weights) / GIB, max(weights) / GIB) == pytest.approx(weights_gib, rel=0.01)
     assert (min(kv) / GIB, max(kv) / GIB) == pytest.approx(kv_gib, abs=0.06)
-    assert sequences(stages, kv, 4096) == count
+    assert (found.sequences, found.fault) == (count, "")
     assert decode_tokens_per_s(stages, A100_BYTES_PER_S) == pytest.approx(rate, rel=0.005)
 
 
@@ -227,9 +227,13 @@ def test_layers_split_as_vllm_splits_them() -> None:
     assert split_layers(80, 3) == (27, 27, 26)
 
 
-def test_a_gpu_with_nothing_left_holds_no_sequence() -> None:
+def test_what_does_not_fit_is_said_with_numbers() -> None:
     stages = stage_bytes(QWEN_32B, 2)
-    assert sequences(stages, [-1.0], 4096) == 0
+    assert fit(stages, 20 * GIB, 4096).fault == "weights of 30.5 GiB per GPU do not fit into 20.0 GiB"
+    assert fit(stages, 31 * GIB, 8192).fault == (
+        "0.5 GiB left for the KV cache do not hold one sequence of 8192 tokens"
+    )
+    assert fit(stages, 20 * GIB, 4096, offload_bytes=20 * GIB).sequences == 18
 
 
 def test_offload_is_bound_by_the_link() -> None:
