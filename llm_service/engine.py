@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from llm_service.adapters import LoadedAdapters
@@ -35,11 +35,18 @@ class Engine:
         self._admission = Admission(config.max_running_requests_count, config.max_queued_requests_count)
         self._rendering = Rendering(llm, config)
         self._scheduler = SchedulerWatch(llm)
+        self._death_seen = asyncio.Event()
 
     @property
     def dead(self) -> bool:
         """Whether the engine's processes are gone."""
         return bool(self._llm.errored)
+
+    async def wait_dead(self, poll_s: float) -> None:
+        """Returns when the engine's processes are gone: at once when a request meets its end, else at the next look."""
+        while not self.dead:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._death_seen.wait(), poll_s)
 
     async def ping(self) -> None:
         """Returns once the loop of the engine's process has answered; does not return while that hangs."""
@@ -140,6 +147,7 @@ class Engine:
                 async for output in stream:
                     yield output
         except EngineDeadError as error:
+            self._death_seen.set()
             raise engine_dead() from error
 
 

@@ -80,8 +80,8 @@ class LlmServiceProcess:
 
     async def wait_failed(self) -> MaifsError:
         """Returns ENGINE_DEAD when the engine's processes are gone."""
-        while self._engine is None or not self._engine.dead:  # noqa: ASYNC110 - vLLM offers a flag, no event
-            await asyncio.sleep(self._config.health_poll_s)
+        assert self._engine is not None
+        await self._engine.wait_dead(self._config.health_poll_s)
         return engine_dead()
 
     async def check_alive(self) -> None:

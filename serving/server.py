@@ -24,6 +24,8 @@ from serving.notify import Notifier, beside
 _log = logging.getLogger(__name__)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_FAILURE_GRACE_S = 2.0
+"""For calls in progress to end with the reason of a failure, and for watchers of health to hear of it."""
 _LOOK_AT_PIN_EVERY_S = 60.0
 
 
@@ -140,7 +142,7 @@ async def serve(service: Service, config: ServerConfig, pin: Pin | None = None) 
     if isinstance(service, Draining):
         service.drain()
     _log.info("draining", extra={"grace_s": config.drain_grace_s})
-    await server.stop(config.drain_grace_s if not failure else 0)
+    await server.stop(config.drain_grace_s if not failure else min(config.drain_grace_s, _FAILURE_GRACE_S))
     await service.stop()
     if lock:
         lock.release()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -10,9 +12,10 @@ from collections.abc import AsyncIterable, Callable
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from maifs.llm.v1 import llm_pb2
+from serving.channel import open_channel
 from serving.errors import ExitCode
 from tests.llm.engine_process import (
     LONG,
@@ -36,9 +39,20 @@ async def drain(call: AsyncIterable[object]) -> None:
         pass
 
 
+async def statuses(watch: AsyncIterable[health_pb2.HealthCheckResponse]) -> list[int]:
+    """What health said until the service ended."""
+    found: list[int] = []
+    with contextlib.suppress(AioRpcError):
+        async for response in watch:
+            found.append(response.status)
+    return found
+
+
 async def assert_death_is_survived(service: ServiceProcess, victim: Callable[[int], int | None]) -> None:
     """Kills a process of a service at work: its call ends with a reason, it exits with a code and leaves no process."""
-    async with connected(service) as stub:
+    async with open_channel(service.address) as channel, connected(service) as stub:
+        health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
+        watch = asyncio.ensure_future(statuses(health.Watch(health_pb2.HealthCheckRequest())))
         request = llm_pb2.GenerateRequest(messages=[user(LONG)], max_tokens_count=1000)
         call = stub.Generate(request, timeout=60)
         await anext(aiter(call))
@@ -48,9 +62,9 @@ async def assert_death_is_survived(service: ServiceProcess, victim: Callable[[in
         os.kill(int(pid or 0), signal.SIGKILL)
         with pytest.raises(AioRpcError) as caught:
             await drain(call)
+        assert await watch == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
     assert caught.value.code() is StatusCode.UNAVAILABLE
     assert reason_of(caught.value)[0] == "ENGINE_DEAD"
-    assert service.health() != health_pb2.HealthCheckResponse.SERVING
     assert service.process.wait(30) == ExitCode.UNREACHABLE
     assert wait_gone(processes, 5) == []
 
