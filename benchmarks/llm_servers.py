@@ -41,6 +41,7 @@ def serve_http(socket: Path, config: LlmConfig) -> None:
     """Runs vLLM's HTTP server on a UNIX socket until it is terminated."""
     arguments = engine_arguments(config, socket.parent)
     import uvloop
+    from vllm.config import StructuredOutputsConfig
     from vllm.entrypoints.launchers.api_server.entry import run_server
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -50,6 +51,7 @@ def serve_http(socket: Path, config: LlmConfig) -> None:
     for name, value in arguments.items():
         setattr(parsed, name, value)
     parsed.served_model_name = ["model"]
+    parsed.structured_outputs_config = StructuredOutputsConfig(**arguments["structured_outputs_config"])
     validate_parsed_serve_args(parsed)
     uvloop.run(run_server(parsed))
 

@@ -181,7 +181,7 @@ async def prefix(target: GrpcTarget, extent: Extent) -> str:
 async def measure(model: Path, extent: Extent) -> None:
     """Starts all three and prints every table."""
     with TemporaryDirectory(prefix="maifs-") as folder:
-        async with Targets(Path(folder), SETTINGS | {"model": model}) as targets:
+        async with Targets(Path(folder), SETTINGS | {"model": str(model)}) as targets:
             service = next(target for target in targets if isinstance(target, GrpcTarget))
             await take_turns(targets, [Plan(stories("warm", 8, 16), 8)])
             report("Throughput", await throughput(targets, extent))

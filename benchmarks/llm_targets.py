@@ -240,7 +240,7 @@ class BareTarget:
 
 
 class Targets:
-    """All three, started one after another and ended together."""
+    """All three, started and ended together."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self._folder, self._settings = folder, settings
@@ -248,9 +248,12 @@ class Targets:
 
     async def __aenter__(self) -> list[Target]:
         for make in (BareTarget, GrpcTarget, HttpTarget):
-            target: Target = make(self._folder, self._settings)
-            self.all.append(target)
-            await target.ready()
+            self.all.append(make(self._folder, self._settings))
+        try:
+            await asyncio.gather(*(target.ready() for target in self.all))
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self.all
 
     async def __aexit__(
