@@ -76,6 +76,7 @@ def document(snapshot: Snapshot, findings: tuple[Finding, ...]) -> dict[str, Any
                 "status": unit.status,
                 "main_pid": unit.main_pid,
                 "restarts_count": unit.restarts,
+                "health": snapshot.health.get(unit.name),
                 "pin": pin_state(unit, snapshot) if uses_gpu(unit.name) else None,
                 "allowed_minors": sorted(unit.allowed_minors),
                 "cuda": dict(snapshot.environments.get(unit.name, {})),
@@ -136,13 +137,16 @@ def show(snapshot: Snapshot, findings: tuple[Finding, ...], console: Console) ->
 
 
 def _show_gpus(gpus: tuple[Gpu, ...], snapshot: Snapshot, console: Console) -> None:
-    table = Table("GPU", "Node", "Name and UUID", "PCI", "Used GiB", "Processes", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        "GPU", "Node", "NUMA", "Name and UUID", "PCI", "Used GiB", "Processes", box=None, padding=(0, 2, 0, 0)
+    )
     for gpu in gpus:
         owners = [snapshot.owners[process.pid] for process in gpu.processes]
         held = ", ".join(f"{owner.unit or owner.command or '?'} ({owner.pid})" for owner in owners) or "-"
         node = "?" if gpu.minor is None else f"nvidia{gpu.minor}"
         memory = f"{gpu.used_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f}"
-        cells = (str(gpu.index), node, f"{gpu.name}\n{gpu.uuid}", gpu.pci_bus_id[4:], memory, held)
+        numa = "-" if gpu.numa_node is None else str(gpu.numa_node)
+        cells = (str(gpu.index), node, numa, f"{gpu.name}\n{gpu.uuid}", gpu.pci_bus_id[4:], memory, held)
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
 
@@ -152,10 +156,11 @@ def _show_units(snapshot: Snapshot, console: Console) -> None:
     if not units:
         return
     measured = roles(snapshot)
-    table = Table("Unit", "State", "On GPU", "Pin", "Status", box=None, padding=(0, 2, 0, 0))
+    table = Table("Unit", "State", "Health", "On GPU", "Pin", "Status", box=None, padding=(0, 2, 0, 0))
     for unit in units:
         pin = pin_state(unit, snapshot) if uses_gpu(unit.name) else "-"
         on = ", ".join(map(str, measured.get(unit.name, ()))) or "-"
-        cells = (unit.name, f"{unit.active} ({unit.sub})", on, pin, printable(unit.status))
+        health = snapshot.health.get(unit.name, "-")
+        cells = (unit.name, f"{unit.active} ({unit.sub})", health, on, pin, printable(unit.status))
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)

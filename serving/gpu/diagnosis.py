@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from serving.gpu.dropins import LLM_UNIT
 from serving.gpu.findings import Finding, Severity
 from serving.gpu.hardware import hardware_findings
+from serving.gpu.hosts import GIB
 from serving.gpu.inventory import Gpu, Inventory
 from serving.gpu.owners import Owner
 from serving.gpu.pin import PinState
+from serving.gpu.service_findings import service_findings
 from serving.gpu.snapshot import Snapshot
 from serving.gpu.units import Unit, is_ours, uses_gpu
 
+_UNSEEN_BYTES = GIB
+"""The driver's own use stays far below."""
 WRITE_AGAIN = "coordinator-cli gpu apply --write; systemctl daemon-reload; systemctl restart {unit}"
 
 
@@ -30,37 +34,12 @@ def roles(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
 
 def diagnose(snapshot: Snapshot) -> tuple[Finding, ...]:
     """All findings, the worst first."""
-    found = [*hardware_findings(snapshot), *_units(snapshot)]
+    found = [*hardware_findings(snapshot), *service_findings(snapshot)]
     if snapshot.inventory:
         found += [*_occupation(snapshot, snapshot.inventory), *_pins(snapshot, snapshot.inventory)]
-        found += _peers(snapshot)
+        found += [*_peers(snapshot), *_places(snapshot, snapshot.inventory), *_unseen(snapshot.inventory)]
     order = list(Severity)
     return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
-
-
-def _units(snapshot: Snapshot) -> Iterator[Finding]:
-    if snapshot.units is None:
-        yield Finding(Severity.NOTE, "NO_SYSTEMD", "systemd does not run here: units were not checked.", "")
-        return
-    missing = [unit.name for unit in snapshot.units if not unit.loaded]
-    if missing:
-        text = ", ".join(missing)
-        yield Finding(Severity.NOTE, "UNIT_NOT_INSTALLED", f"Not installed: {text}.", "systemd/README.md tells how.")
-    for unit in snapshot.units:
-        if unit.loaded and unit.active == "failed":
-            yield Finding(
-                Severity.FAULT,
-                "UNIT_FAILED",
-                f"{unit.name} has failed ({unit.result}){': ' + unit.status if unit.status else ''}.",
-                f"journalctl -u {unit.name} -n 50; mend it; systemctl restart {unit.name}",
-            )
-        elif unit.loaded and unit.restarts:
-            yield Finding(
-                Severity.WARNING,
-                "UNIT_RESTARTED",
-                f"{unit.name} was restarted {unit.restarts} time(s) since it was started.",
-                f"journalctl -u {unit.name} tells why.",
-            )
 
 
 def _occupation(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
@@ -77,11 +56,11 @@ def _occupation(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
             )
         for name in ours:
             yield from _wrong_gpu(gpu, units.get(name), inventory)
-        yield from (_stranger(gpu, owner) for owner in owners if not is_ours(owner.unit))
+        yield from (_stranger(gpu, owner, snapshot) for owner in owners if not is_ours(owner.unit))
 
 
-def _stranger(gpu: Gpu, owner: Owner) -> Finding:
-    if "VLLM" in owner.command.upper():
+def _stranger(gpu: Gpu, owner: Owner, snapshot: Snapshot) -> Finding:
+    if owner in snapshot.orphans:
         text = f"GPU {gpu.index} is held by {owner}: an engine process without its service."
         return Finding(Severity.FAULT, "ORPHAN", text, f"kill {owner.pid}")
     stop = f"systemctl stop {owner.unit}" if owner.unit.endswith(".service") else f"kill {owner.pid}"
@@ -179,3 +158,27 @@ def _peers(snapshot: Snapshot) -> Iterator[Finding]:
             f"GPUs of the language model cannot read each other's memory: {', '.join(pairs)}.",
             "Choose GPUs of one NVLink island, or pipeline parallel, which sends less. IOMMU and ACS can forbid it.",
         )
+
+
+def _places(snapshot: Snapshot, inventory: Inventory) -> Iterator[Finding]:
+    own = set(roles(snapshot).get(LLM_UNIT, ()))
+    nodes = {gpu.index: gpu.numa_node for gpu in inventory.gpus if gpu.index in own and gpu.numa_node is not None}
+    if len(set(nodes.values())) > 1:
+        text = ", ".join(f"{index} on node {node}" for index, node in sorted(nodes.items()))
+        yield Finding(
+            Severity.NOTE,
+            "NUMA_SPLIT",
+            f"GPUs of the language model lie on several NUMA nodes: {text}.",
+            "Where the host has a choice, give it the GPUs of one node: their traffic stays off the link between them.",
+        )
+
+
+def _unseen(inventory: Inventory) -> Iterator[Finding]:
+    for gpu in inventory.gpus:
+        if not gpu.processes and gpu.used_bytes > _UNSEEN_BYTES:
+            yield Finding(
+                Severity.FAULT,
+                "UNSEEN_PROCESS",
+                f"GPU {gpu.index} has {gpu.used_bytes / GIB:.1f} GiB in use by no process that can be seen from here.",
+                "Look outside of this container; `fuser -v /dev/nvidia*` as root on the host names who has it open.",
+            )

@@ -57,10 +57,15 @@ def _ancestry(pid: int, proc: Path) -> list[int]:
     found: list[int] = []
     while pid > 0 and pid not in found:
         found.append(pid)
-        # The command in parentheses may hold blanks and parentheses itself.
-        fields = _read(proc / str(pid) / "stat").rpartition(")")[2].split()
-        pid = int(fields[1]) if len(fields) > 1 else 0
+        pid = parent_of(pid, proc)
     return found
+
+
+def parent_of(pid: int, proc: Path = Path("/proc")) -> int:
+    """The parent of a process; 0 when it has none or is gone."""
+    # The command in parentheses may hold blanks and parentheses itself.
+    fields = _read(proc / str(pid) / "stat").rpartition(")")[2].split()
+    return int(fields[1]) if len(fields) > 1 else 0
 
 
 def _read(path: Path) -> str:

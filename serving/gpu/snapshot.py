@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.gpu.inventory import Inventory, take_inventory
+from serving.gpu.certificate import Certificate, read_certificate
+from serving.gpu.inventory import Gpu, Inventory, take_inventory
 from serving.gpu.nvml import NvmlCallError, NvmlUnavailableError, open_nvml
+from serving.gpu.orphans import find_orphans
 from serving.gpu.owners import Owner, owner_of
 from serving.gpu.pin import PinProof, node_minors
 from serving.gpu.probe_process import probe_unit
-from serving.gpu.units import Unit, read_units
+from serving.gpu.service_health import Health, address_of, ask
+from serving.gpu.units import Unit, read_units, uses_gpu
 
 _PEER_READ = 0
 """NVML_P2P_CAPS_INDEX_READ, which the Python binding defines as a tuple by mistake."""
@@ -57,6 +60,18 @@ class Snapshot:
     """Pairs of NVML indexes between which no GPU can read the other's memory."""
     torch_cuda: str
     """CUDA version of the installed torch, e.g. "13.0"; "cpu" for a build without; empty when unknown."""
+    health: Mapping[str, Health]
+    """What the services of active units answer, by unit."""
+    out_of_memory: frozenset[str]
+    """Units in whose journal a GPU's memory ran out since the host booted."""
+    orphans: tuple[Owner, ...]
+    """Engine processes whose service is gone."""
+    certificate: Certificate | None
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All GPUs; none where there is no inventory."""
+        return self.inventory.gpus if self.inventory else ()
 
 
 def take_snapshot() -> Snapshot:
@@ -85,6 +100,10 @@ def take_snapshot() -> Snapshot:
         xids=_xids(),
         no_peer_access=_no_peer_access(len(gpus)),
         torch_cuda=_torch_cuda(),
+        health={unit.name: ask(address_of(unit)) for unit in units or () if unit.active == "active"},
+        out_of_memory=frozenset(unit.name for unit in units or () if uses_gpu(unit.name) and _ran_out(unit)),
+        orphans=find_orphans(),
+        certificate=read_certificate(),
     )
 
 
@@ -120,14 +139,28 @@ def _no_peer_access(count: int) -> tuple[tuple[int, int], ...]:
 
 
 def _xids() -> tuple[Xid, ...]:
+    return parse_xids(_journal("--dmesg", "--grep=NVRM: Xid"))
+
+
+_OUT_OF_MEMORY = (
+    "CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|less than desired GPU memory"
+)
+"""What torch and vLLM write."""
+
+
+def _ran_out(unit: Unit) -> bool:
+    return unit.loaded and bool(_journal(f"--unit={unit.name}", "--lines=1", f"--grep={_OUT_OF_MEMORY}").strip())
+
+
+def _journal(*arguments: str) -> str:
+    """Messages since the host booted; empty where there is no journal."""
     if shutil.which("journalctl") is None:
-        return ()
-    command = ["journalctl", "--dmesg", "--boot", "--output=cat", "--no-pager", "--grep=NVRM: Xid"]
+        return ""
+    command = ["journalctl", "--boot", "--output=cat", "--no-pager", "--quiet", *arguments]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, timeout=15, check=False).stdout  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return parse_xids(result.stdout)
+        return ""
 
 
 def parse_xids(log: str) -> tuple[Xid, ...]:

@@ -18,7 +18,7 @@ _VISION_INSTANCES = VISION_INSTANCE.format("*")
 _CONTROL_MINOR = 255
 _PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,Result,MainPID,NRestarts,StatusText,ControlGroup,DevicePolicy,DeviceAllow,"
-    "Environment"
+    "Environment,NeedDaemonReload"
 )
 
 
@@ -53,6 +53,8 @@ class Unit:
     device_allow: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     """As configured in the unit."""
+    needs_reload: bool = False
+    """Whether its files have changed since systemd read them."""
 
     @property
     def loaded(self) -> bool:
@@ -119,6 +121,7 @@ def _unit(lines: Sequence[str]) -> Unit:
         device_policy=values.get("DevicePolicy", ""),
         device_allow=tuple(allow),
         environment={name: value for name, _, value in pairs},
+        needs_reload=values.get("NeedDaemonReload", "") == "yes",
     )
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from serving.gpu.certificate import Certificate
 from serving.gpu.diagnosis import diagnose, roles
 from serving.gpu.findings import Severity
 from serving.gpu.inventory import GpuProcess, Inventory
+from serving.gpu.orphans import find_orphans
 from serving.gpu.owners import Owner
 from serving.gpu.pin import PinProof, PinState
+from serving.gpu.service_health import Health, address_of
 from serving.gpu.snapshot import Snapshot, Xid, parse_xids
 from serving.gpu.units import Unit, parse_units
 from tests.serving.test_gpu_pin import HOST, uuid
@@ -58,6 +62,10 @@ GOOD = Snapshot(
     xids=(),
     no_peer_access=((0, 3), (1, 3), (2, 3)),
     torch_cuda="13.0",
+    health=dict.fromkeys((LLM, VISION, COORDINATOR), Health.SERVING),
+    out_of_memory=frozenset(),
+    orphans=(),
+    certificate=None,
 )
 
 
@@ -100,8 +108,16 @@ def test_a_stranger_on_the_vision_gpu_is_found_with_its_unit() -> None:
 
 
 def test_an_engine_process_without_its_service_is_an_orphan() -> None:
-    snapshot = replace(GOOD, owners={**OWNERS, 101: Owner(101, "", "VLLM::EngineCor")})
-    assert "process 101" in codes(snapshot)["ORPHAN"]
+    left = Owner(101, "", "VLLM::EngineCor")
+    snapshot = replace(GOOD, owners={**OWNERS, 101: left}, orphans=(left,))
+    (finding,) = diagnose(snapshot)
+    assert (finding.code, finding.severity, finding.cure) == ("ORPHAN", Severity.FAULT, "kill 101")
+    assert "GPU 1 is held by process 101" in finding.message
+
+
+def test_the_engine_of_somebody_s_embedded_run_is_a_foreign_process() -> None:
+    snapshot = replace(GOOD, owners={**OWNERS, 101: Owner(101, "session-3.scope", "VLLM::EngineCor")})
+    assert list(codes(snapshot)) == ["FOREIGN_PROCESS"]
 
 
 def test_minors_that_changed_at_boot_are_drift() -> None:
@@ -134,7 +150,7 @@ def test_a_policy_that_the_kernel_does_not_enforce_is_found() -> None:
 def test_an_index_in_the_running_environment_is_found(visible: str | None) -> None:
     variables = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
     found = codes(replace(GOOD, environments={**GOOD.environments, VISION: variables}))
-    assert list(found) == ["NOT_BY_UUID"]
+    assert set(found) - {"NOT_RESTARTED"} == {"NOT_BY_UUID"}
 
 
 def test_a_missing_device_order_is_a_warning() -> None:
@@ -146,6 +162,109 @@ def test_a_missing_device_order_is_a_warning() -> None:
 def test_a_failed_unit_is_a_fault_with_its_last_words() -> None:
     failed = replace(UNITS[0], active="failed", result="exit-code", main_pid=0, status="no such model")
     assert "has failed (exit-code): no such model" in codes(with_unit(failed))["UNIT_FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("health", "code", "severity"),
+    [
+        (Health.NOT_SERVING, "NOT_HEALTHY", Severity.FAULT),
+        (Health.SILENT, "NOT_HEALTHY", Severity.FAULT),
+        (Health.FORBIDDEN, "HEALTH_UNKNOWN", Severity.NOTE),
+    ],
+)
+def test_an_active_unit_that_does_not_serve_is_found(health: Health, code: str, severity: Severity) -> None:
+    (finding,) = diagnose(replace(GOOD, health={**GOOD.health, LLM: health}))
+    assert (finding.code, finding.severity) == (code, severity)
+    assert LLM in finding.message
+
+
+def test_a_unit_that_is_still_loading_is_not_blamed_for_its_health() -> None:
+    loading = replace(UNITS[0], active="activating", sub="start")
+    assert diagnose(replace(with_unit(loading), health={**GOOD.health, LLM: Health.NOT_SERVING})) == ()
+
+
+def test_where_a_unit_listens(tmp_path: Path) -> None:
+    config = tmp_path / "maifs.toml"
+    config.write_text('[llm.server]\naddress = "unix:/run/x.sock"\n')
+    further = replace(UNITS[1], name="maifs-vision@2.service")
+    assert address_of(UNITS[0], config) == "unix:/run/x.sock"
+    assert address_of(UNITS[1], config) == "unix:/run/maifs/vision.sock"
+    assert address_of(further, config) == "unix:/run/maifs/vision-2.sock"
+    moved = replace(UNITS[1], environment={"MAIFS_VISION_SERVER_ADDRESS": "unix:/y.sock"})
+    assert address_of(moved, config) == "unix:/y.sock"
+
+
+def test_a_running_service_of_an_older_plan_is_found() -> None:
+    variables = {"CUDA_VISIBLE_DEVICES": uuid(2), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    found = codes(replace(GOOD, environments={**GOOD.environments, VISION: variables}))
+    assert f"runs with {uuid(2)}, but its installed plan says {uuid(3)}" in found["NOT_RESTARTED"]
+
+
+def test_unit_files_that_systemd_has_not_read_are_found() -> None:
+    assert "NOT_RELOADED" in codes(with_unit(replace(UNITS[1], needs_reload=True)))
+
+
+@pytest.mark.parametrize(("name", "part"), [(LLM, "--max-model-len"), (VISION, "memory_budget_mib")])
+def test_a_service_that_ran_out_of_memory_is_told_with_what_helps(name: str, part: str) -> None:
+    (finding,) = diagnose(replace(GOOD, out_of_memory=frozenset({name})))
+    assert (finding.code, finding.severity) == ("OUT_OF_MEMORY", Severity.FAULT)
+    assert part in finding.cure
+
+
+def test_an_engine_process_without_gpu_and_service_is_an_orphan_too() -> None:
+    (finding,) = diagnose(replace(GOOD, orphans=(Owner(666, "", "VLLM::Worker"),)))
+    assert (finding.code, finding.severity, finding.cure) == ("ORPHAN", Severity.WARNING, "kill 666")
+
+
+def proc(folder: Path, pid: int, parent: int, command: str, unit: str = "") -> None:
+    (folder / str(pid)).mkdir()
+    (folder / str(pid) / "comm").write_text(command + "\n")
+    (folder / str(pid) / "stat").write_text(f"{pid} ({command}) S {parent} 1 1\n")
+    (folder / str(pid) / "cgroup").write_text(f"0::/maifs.slice/{unit}\n" if unit else "0::/\n")
+
+
+def test_orphans_are_told_from_engines_with_a_service_by_the_process_table(tmp_path: Path) -> None:
+    proc(tmp_path, 1, 0, "systemd")
+    proc(tmp_path, 50, 1, "llm-service")
+    proc(tmp_path, 51, 50, "VLLM::EngineCor")
+    proc(tmp_path, 60, 1, "VLLM::EngineCor", LLM)
+    proc(tmp_path, 70, 1, "VLLM::Worker_TP")
+    assert [owner.pid for owner in find_orphans(tmp_path)] == [70]
+
+
+@pytest.mark.parametrize(
+    ("days", "code"), [(-3.0, "TLS_EXPIRED"), (5.0, "TLS_EXPIRES"), (None, "TLS_UNREADABLE"), (90.0, "")]
+)
+def test_the_end_of_a_certificate_is_told(days: float | None, code: str) -> None:
+    found = diagnose(replace(GOOD, certificate=Certificate(Path("/etc/credstore/maifs.tls-cert"), days)))
+    assert [finding.code for finding in found] == ([code] if code else [])
+
+
+def test_memory_that_nobody_visible_holds_is_found() -> None:
+    assert GOOD.inventory is not None
+    gpus = (*GOOD.gpus[:3], replace(GOOD.gpus[3], processes=(), used_bytes=4 << 30))
+    found = codes(replace(GOOD, inventory=replace(GOOD.inventory, gpus=gpus)))
+    assert "GPU 3 has 4.0 GiB in use by no process" in found["UNSEEN_PROCESS"]
+
+
+def test_a_language_model_over_two_numa_nodes_is_noted() -> None:
+    assert GOOD.inventory is not None
+    gpus = (*GOOD.gpus[:2], replace(GOOD.gpus[2], numa_node=1), replace(GOOD.gpus[3], numa_node=1))
+    (finding,) = diagnose(replace(GOOD, inventory=replace(GOOD.inventory, gpus=gpus)))
+    assert (finding.code, finding.severity) == ("NUMA_SPLIT", Severity.NOTE)
+
+
+def test_a_further_vision_service_is_one_of_ours() -> None:
+    name = "maifs-vision@2.service"
+    snapshot = replace(
+        GOOD,
+        inventory=host_with({0: (100,), 1: (101,), 2: (300,), 3: (200,)}),
+        owners={**OWNERS, 300: Owner(300, name, "vision-service")},
+        units=(unit(LLM, 99, (1, 0), (0, 1)), UNITS[1], UNITS[2], unit(name, 300, (2,), (2,))),
+        environments={},
+    )
+    assert roles(snapshot)[name] == (2,)
+    assert diagnose(snapshot) == ()
 
 
 def test_missing_nodes_are_found() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -53,9 +54,8 @@ def test_an_empty_root_gets_units_users_settings_and_the_command(tmp_path: Path)
 def test_every_document_that_a_unit_names_is_installed(tmp_path: Path) -> None:
     install(tmp_path)
     for unit in (tmp_path / "etc/systemd/system").glob("maifs*"):
-        for line in unit.read_text().splitlines():
-            if line.startswith("Documentation=file://"):
-                assert (tmp_path / line.removeprefix("Documentation=file:///")).is_file()
+        for named in re.findall(r"file:///(\S+)", unit.read_text()):
+            assert (tmp_path / named).is_file()
 
 
 def test_installing_twice_changes_nothing(tmp_path: Path) -> None:
