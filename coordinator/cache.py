@@ -54,7 +54,8 @@ class ReportCache:
 
     def add(self, key: CacheKey, report: report_pb2.Report) -> None:
         """Keeps a report, if it is complete: one that lacks a part may turn out better next time."""
-        if report.warnings or report.HasField("explanation_error"):
+        failed = (report.HasField("explanation_error"), report.second_look.HasField("error"))
+        if report.warnings or any(failed) or report.picture_reading.HasField("error"):
             return
         stored = report.SerializeToString()
         if len(stored) > self.max_bytes:

@@ -83,6 +83,10 @@ class CoordinatorConfig:
     """Seconds after which a batch whose pictures have all ended is forgotten with its reports; 0: never."""
     batch_concurrency: int = 16
     """Pictures of batches under way at a time, with the tools or the language model; each is held in memory."""
+    second_look: bool = True
+    """Whether the language model looks again where tools disagree."""
+    picture_reading: bool = True
+    """Whether a language model that takes pictures is shown a downscaled copy."""
     language: str = "en"
     """Language of reports: "en" or "ko"."""
     fusion_file: Path | None = None

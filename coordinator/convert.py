@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from coordinator.case import Case, FileFacts, Finding, Measurement, Region, ToolEvidence
-from coordinator.explanation.text import Explanation, Sentence
+from coordinator.explanation.text import Dropped, Explanation, Sentence
 from coordinator.fusion import Evidence, FusionResult, Outcome, Posterior
 from maifs.common.v1 import finding_pb2, image_pb2
 from maifs.coordinator.v1 import report_pb2
@@ -16,7 +16,7 @@ TOOL_NAMES: Mapping[int, str] = {
     finding_pb2.TOOL_WATERMARK: "watermark",
     finding_pb2.TOOL_SPATIAL: "spatial",
 }
-_TOOL_NUMBERS: Mapping[str, finding_pb2.Tool.ValueType] = {
+TOOL_NUMBERS: Mapping[str, finding_pb2.Tool.ValueType] = {
     "frequency": finding_pb2.TOOL_FREQUENCY,
     "noise": finding_pb2.TOOL_NOISE,
     "watermark": finding_pb2.TOOL_WATERMARK,
@@ -126,22 +126,28 @@ def to_fusion(result: FusionResult) -> report_pb2.Fusion:
 def to_explanation(explanation: Explanation) -> report_pb2.Explanation:
     """Why, in words."""
     return report_pb2.Explanation(
-        summary=_sentences(explanation.summary),
+        summary=to_sentences(explanation.summary),
         tool_readings=[
             report_pb2.ToolReading(
-                tool=_TOOL_NUMBERS.get(reading.tool, finding_pb2.TOOL_UNSPECIFIED),
-                sentences=_sentences(reading.sentences),
+                tool=TOOL_NUMBERS.get(reading.tool, finding_pb2.TOOL_UNSPECIFIED),
+                sentences=to_sentences(reading.sentences),
             )
             for reading in explanation.readings
         ],
-        uncertainties=_sentences(explanation.uncertainties),
+        uncertainties=to_sentences(explanation.uncertainties),
         model=explanation.model,
         prompt_version=explanation.prompt_version,
         model_sentences_count=explanation.model_sentences,
         dropped_sentences_count=len(explanation.dropped),
-        dropped_sentences=[report_pb2.DroppedSentence(text=d.text, reason=d.reason) for d in explanation.dropped],
+        dropped_sentences=to_dropped(explanation.dropped),
     )
 
 
-def _sentences(sentences: Iterable[Sentence]) -> list[report_pb2.Sentence]:
+def to_sentences(sentences: Iterable[Sentence]) -> list[report_pb2.Sentence]:
+    """Sentences with their authors."""
     return [report_pb2.Sentence(text=s.text, author=_AUTHORS[s.author], finding_ids=s.finding_ids) for s in sentences]
+
+
+def to_dropped(dropped: Iterable[Dropped]) -> list[report_pb2.DroppedSentence]:
+    """Sentences that did not hold."""
+    return [report_pb2.DroppedSentence(text=d.text, reason=d.reason) for d in dropped]

@@ -34,6 +34,8 @@ class Message:
     role: str
     """"system", "user" or "assistant"."""
     content: str
+    images: tuple[bytes, ...] = ()
+    """Encoded pictures, for a model that takes them."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,11 @@ class LlmClient:
                 raise self._explained(error, _INFO_TIMEOUT_S) from error
         return self._model
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model was heard to take pictures."""
+        return self._model is not None and self._model.limits.max_images_count > 0
+
     def forget_model(self) -> None:
         """What comes back after a failure may be another model."""
         self._model = None
@@ -158,7 +165,14 @@ class LlmClient:
 
 
 def _to_proto(messages: Sequence[Message]) -> list[llm_pb2.ChatMessage]:
-    return [llm_pb2.ChatMessage(role=_ROLES[message.role], content=message.content) for message in messages]
+    return [
+        llm_pb2.ChatMessage(
+            role=_ROLES[message.role],
+            content=message.content,
+            images=[llm_pb2.ImagePart(data=data) for data in message.images],
+        )
+        for message in messages
+    ]
 
 
 def _generation(text: str, finish: llm_pb2.GenerateFinish) -> Generation:

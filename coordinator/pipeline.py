@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.backends.fair_queue import ANYBODY, Turn
 from coordinator.backends.pool import Pool
 from coordinator.cache import CacheKey, ReportCache, replay
 from coordinator.convert import to_case, to_evidence
+from coordinator.explanation import picture_reading, prompt, second_look
 from coordinator.explanation.explainer import Explainer
-from coordinator.explanation.prompt import PROMPT_VERSION
 from coordinator.fusion import FusionModel, fuse
 from coordinator.llm_client import LlmClient
-from coordinator.report import ToolEvidence, make_report, verdict_reached
+from coordinator.opinions import Asking, Opinions, OpinionStage
+from coordinator.report import ToolEvidence, add_opinions, make_report, verdict_reached
 from coordinator.timings import Phases
 from coordinator.vision_client import Picture, VisionClient
 from coordinator.vision_stage import Look
+from maifs.common.v1 import finding_pb2
 from maifs.coordinator.v1 import coordinator_pb2, report_pb2
 from maifs.vision.v1 import vision_pb2
 from serving import __version__
 
+_PROMPT_VERSIONS = f"{prompt.PROMPT_VERSION} {second_look.PROMPT_VERSION} {picture_reading.PROMPT_VERSION}"
 DEADLINE_RESERVE_S = 0.25
 """Kept back from a client's deadline, so that the report still reaches it when the language model is slow."""
 
@@ -56,6 +59,7 @@ class Pipeline:
         explainers: Mapping[str, Explainer],
         model: FusionModel,
         cache: ReportCache,
+        opinions: OpinionStage | None,
         *,
         item_timeout_s: float,
         policy: str = "",
@@ -68,12 +72,13 @@ class Pipeline:
             explainers: by language; under "" that of the service's setting.
             model: weights and policy of the verdict.
             cache: reports made before.
+            opinions: asks the language models for opinions; None: none are asked for.
             item_timeout_s: most seconds at the vision service for one picture.
             policy: settings that change reports, for the cache.
         """
         self._vision, self._llm, self._explainers, self._model = vision, llm, explainers, model
-        self._cache, self._item_timeout_s = cache, item_timeout_s
-        self._policy = f"{__version__} {model.id} {model.prior} {PROMPT_VERSION} {policy}"
+        self._cache, self._opinions, self._item_timeout_s = cache, opinions, item_timeout_s
+        self._policy = f"{__version__} {model.id} {model.prior} {_PROMPT_VERSIONS} {policy}"
 
     @property
     def waiting(self) -> int:
@@ -114,7 +119,53 @@ class Pipeline:
         phases = Phases()
         explainer = self._explainers[options.language]
         warming = [] if options.skip_llm else explainer.warm()
-        evidence = ToolEvidence()
+        opinions = self._begin_opinions(picture, explainer.language, options)
+        try:
+            evidence = ToolEvidence()
+            async for result in self._look(picture, options, phases, evidence):
+                yield coordinator_pb2.ItemEvent(tool_result=result)
+            found = to_evidence(evidence.in_order())
+            with phases.measure("fusion"):
+                fusion = fuse(found, self._model)
+            case = to_case(evidence.final.image, evidence.in_order(), fusion)
+            if opinions:
+                fusion = fuse(found, self._model, await opinions.that_count(case))
+                case = replace(case, fusion=fusion)
+            yield verdict_reached(fusion)
+            with phases.measure("explanation"):
+                explained = await explainer.explain(
+                    case,
+                    skip_llm=options.skip_llm,
+                    timeout_s=options.llm_timeout_s,
+                    wait_s=options.llm_wait_s,
+                    deadline=options.deadline - DEADLINE_RESERVE_S,
+                    turn=options.turn,
+                )
+            report = make_report(picture, evidence, fusion, explained)
+            if opinions and opinions.asked:
+                with phases.measure("opinions"):
+                    add_opinions(report, *await opinions.all(), self._model)
+        finally:
+            if opinions:
+                opinions.close()
+        for task in warming:
+            if task.done() and not task.cancelled() and task.result() >= 0:
+                phases.add("prefix_warm", task.result())
+        report.timings.extend(phases.merged(evidence.final.timings))
+        if digest and evidence.identity:
+            self._cache.add(self._key(digest, evidence.identity, explained.identity, options), report)
+        yield coordinator_pb2.ItemEvent(report=report)
+
+    def _begin_opinions(self, picture: Picture, language: str, options: Options) -> Opinions | None:
+        if self._opinions is None or options.skip_llm:
+            return None
+        deadline = options.deadline - DEADLINE_RESERVE_S
+        return self._opinions.begin(picture.encoded, Asking(language, options.turn, options.llm_timeout_s, deadline))
+
+    async def _look(
+        self, picture: Picture, options: Options, phases: Phases, evidence: ToolEvidence
+    ) -> AsyncIterator[finding_pb2.ToolResult]:
+        """Tool results as the tools end; what the vision service says is collected in `evidence`."""
         look = Look(
             self._vision, picture, options.turn, phases, timeout_s=self._item_timeout_s, deadline=options.deadline
         )
@@ -124,23 +175,5 @@ class Pipeline:
                 evidence.results |= {result.tool: result for result in event.tool_results}
             else:
                 evidence.results[event.tool] = event
-                yield coordinator_pb2.ItemEvent(tool_result=event)
-        with phases.measure("fusion"):
-            fusion = fuse(to_evidence(evidence.in_order()), self._model)
-        yield verdict_reached(fusion)
-        with phases.measure("explanation"):
-            explained = await explainer.explain(
-                to_case(evidence.final.image, evidence.in_order(), fusion),
-                skip_llm=options.skip_llm,
-                timeout_s=options.llm_timeout_s,
-                wait_s=options.llm_wait_s,
-                deadline=options.deadline - DEADLINE_RESERVE_S,
-                turn=options.turn,
-            )
-        for task in warming:
-            if task.done() and not task.cancelled() and task.result() >= 0:
-                phases.add("prefix_warm", task.result())
-        report = make_report(picture, evidence, fusion, explained, phases)
-        if digest and look.identity:
-            self._cache.add(self._key(digest, look.identity, explained.identity, options), report)
-        yield coordinator_pb2.ItemEvent(report=report)
+                yield event
+        evidence.identity = look.identity

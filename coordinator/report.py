@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from coordinator.convert import TOOL_NAMES, VERDICT_NUMBERS, to_explanation, to_fusion, to_posterior
 from coordinator.explanation.explainer import Explained
-from coordinator.fusion import FusionResult
-from coordinator.timings import Phases
+from coordinator.explanation.picture_reading import PictureReading
+from coordinator.explanation.second_look import SecondLook
+from coordinator.fusion import FusionModel, FusionResult
+from coordinator.opinion_messages import to_picture_reading, to_second_look
 from coordinator.vision_client import Picture
 from maifs.common.v1 import finding_pb2
 from maifs.coordinator.v1 import coordinator_pb2, report_pb2
@@ -41,9 +43,9 @@ def verdict_reached(fusion: FusionResult) -> coordinator_pb2.ItemEvent:
 
 
 def make_report(
-    picture: Picture, evidence: ToolEvidence, fusion: FusionResult, explained: Explained, phases: Phases
+    picture: Picture, evidence: ToolEvidence, fusion: FusionResult, explained: Explained
 ) -> report_pb2.Report:
-    """Everything about one picture."""
+    """Everything about one picture but opinions and timings."""
     report = report_pb2.Report(
         image=evidence.final.image,
         file_name=picture.file_name,
@@ -54,7 +56,6 @@ def make_report(
         tool_results=evidence.in_order(),
         explanation=to_explanation(explained.explanation),
         warnings=_warnings(evidence.in_order()),
-        timings=phases.merged(evidence.final.timings),
         service_version=__version__,
         request_id=current_request_id.get(),
     )
@@ -64,6 +65,16 @@ def make_report(
         report.fused_heat_map.CopyFrom(evidence.final.fused_heat_map)
     report.create_time.FromNanoseconds(time.time_ns())
     return report
+
+
+def add_opinions(
+    report: report_pb2.Report, looked: SecondLook | None, read: PictureReading | None, model: FusionModel
+) -> None:
+    """Puts what language models think into a report, with the weights that they have."""
+    if looked is not None:
+        report.second_look.CopyFrom(to_second_look(looked, model.opinion("second_look")))
+    if read is not None:
+        report.picture_reading.CopyFrom(to_picture_reading(read, model.opinion("picture_reading")))
 
 
 def _warnings(results: list[finding_pb2.ToolResult]) -> list[str]:

@@ -15,12 +15,14 @@ from coordinator.cache import ReportCache
 from coordinator.config import LANGUAGES, CoordinatorConfig
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.explanation.explainer import Explainer
+from coordinator.explanation.model import Model
 from coordinator.fusion import FusionModel
 from coordinator.journal.batches import Batches
 from coordinator.journal.journal import Journal, JournalSettings
 from coordinator.journal.runner import BatchRunner
 from coordinator.journal.servicer import BatchServicer
 from coordinator.llm_client import LlmClient
+from coordinator.opinions import OpinionStage
 from coordinator.pipeline import Pipeline
 from coordinator.servicer import CoordinatorServicer, to_options
 from coordinator.vision_client import Picture, VisionClient
@@ -74,8 +76,9 @@ class CoordinatorService:
             {**self._explainers, "": self._explainers[config.language]},
             self._model,
             cache,
+            self._opinion_stage(),
             item_timeout_s=config.item_timeout_s,
-            policy=f"llm_max_tokens={config.llm_max_tokens}",
+            policy=f"{config.llm_max_tokens} {config.second_look} {config.picture_reading}",
         )
         admission = Admission(config.max_held_bytes, config.max_held_items)
         servicer = CoordinatorServicer(pipeline, self.vision, self.llm, cache, admission, config)
@@ -87,6 +90,17 @@ class CoordinatorService:
             lambda options: to_options(options, client=""),
         )
         batch_pb2_grpc.add_BatchServiceServicer_to_server(batch_servicer, server)
+
+    def _opinion_stage(self) -> OpinionStage | None:
+        if self.llm is None:
+            return None
+        return OpinionStage(
+            Model(self.llm, self._config.llm_timeout_s),
+            self._model,
+            {language: load_catalogue(language) for language in LANGUAGES},
+            second_look=self._config.second_look,
+            picture_reading=self._config.picture_reading,
+        )
 
     def _backend(self, client: C, capacity: int, *, refuse: bool = False) -> Backend[C]:
         return Backend(client, capacity, max_timeouts=self._config.max_timeouts, refuse_when_hung=refuse)

@@ -10,7 +10,7 @@ from maifs.common.v1 import finding_pb2
 
 PHASES = (
     "queue", "receive", "decode", "substrate", "frequency", "noise", "watermark", "spatial", "fusion", "prefix_warm",
-    "explanation", "total",
+    "explanation", "opinions", "total",
 )  # fmt: skip
 """Names as the contract lists them, in their order."""
 

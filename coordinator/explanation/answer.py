@@ -51,13 +51,14 @@ def answer_schema(case: Case) -> str:
     tested = [finding_id for ids in by_tool.values() for finding_id in ids]
     detected = [f.id for f in case.findings() if f.tested and f.detected]
     most = MAX_SUMMARY if detected else 1
-    properties: dict[str, Any] = {"summary": _claims([VERDICT_ID, *detected], _SUMMARY_CHARACTERS, most)}
-    properties |= {tool: _claim(ids, _READING_CHARACTERS) for tool, ids in by_tool.items() if ids}
-    properties["uncertainties"] = _claims([VERDICT_ID, *tested], _READING_CHARACTERS, MAX_UNCERTAINTIES)
-    return json.dumps(_object(properties))
+    properties: dict[str, Any] = {"summary": claims_schema([VERDICT_ID, *detected], _SUMMARY_CHARACTERS, most)}
+    properties |= {tool: claim_schema(ids, _READING_CHARACTERS) for tool, ids in by_tool.items() if ids}
+    properties["uncertainties"] = claims_schema([VERDICT_ID, *tested], _READING_CHARACTERS, MAX_UNCERTAINTIES)
+    return json.dumps(object_schema(properties))
 
 
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema of an object that has all these properties and no other."""
     return {
         "type": "object",
         "properties": dict(properties),
@@ -66,12 +67,14 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _claim(ids: list[str], characters: int) -> dict[str, Any]:
-    return _object({"finding": {"enum": ids}, "text": {"type": "string", "maxLength": characters}})
+def claim_schema(ids: list[str], characters: int) -> dict[str, Any]:
+    """Schema of a text on one of the findings."""
+    return object_schema({"finding": {"enum": ids}, "text": {"type": "string", "maxLength": characters}})
 
 
-def _claims(ids: list[str], characters: int, most: int) -> dict[str, Any]:
-    return {"type": "array", "minItems": 1, "maxItems": most, "items": _claim(ids, characters)}
+def claims_schema(ids: list[str], characters: int, most: int) -> dict[str, Any]:
+    """Schema of one to `most` texts."""
+    return {"type": "array", "minItems": 1, "maxItems": most, "items": claim_schema(ids, characters)}
 
 
 def parse_answer(text: str) -> Answer:
@@ -82,16 +85,21 @@ def parse_answer(text: str) -> Answer:
     Raises:
         MaifsError: LLM_BAD_ANSWER when there is no text in it that could be used.
     """
-    document = _document(text)
-    summary = _claim_list(document.get("summary"), MAX_SUMMARY)
-    uncertainties = _claim_list(document.get("uncertainties"), MAX_UNCERTAINTIES)
-    readings = {tool: claim for tool in TOOLS if (claim := _to_claim(document.get(tool))) is not None}
+    document = parse_document(text)
+    summary = claim_list(document.get("summary"), MAX_SUMMARY)
+    uncertainties = claim_list(document.get("uncertainties"), MAX_UNCERTAINTIES)
+    readings = {tool: claim for tool in TOOLS if (claim := to_claim(document.get(tool))) is not None}
     if not (summary or readings or uncertainties):
         raise MaifsError(Reason.LLM_BAD_ANSWER, f"The language model's answer holds no explanation: {text[:120]!r}.")
     return Answer(summary, readings, uncertainties)
 
 
-def _document(text: str) -> dict[str, Any]:
+def parse_document(text: str) -> dict[str, Any]:
+    """The object that a model answered, cut back to what is complete.
+
+    Raises:
+        MaifsError: LLM_BAD_ANSWER when there is none.
+    """
     for candidate in (text, _closed(text)):
         try:
             document = json.loads(candidate)
@@ -121,13 +129,15 @@ def _closers(text: str) -> str:
     return "".join(reversed(stack))
 
 
-def _claim_list(value: Any, most: int) -> tuple[Claim, ...]:
+def claim_list(value: Any, most: int) -> tuple[Claim, ...]:
+    """The texts of a list; what is no text is left out."""
     if not isinstance(value, list):
         return ()
-    return tuple(claim for item in value[:most] if (claim := _to_claim(item)) is not None)
+    return tuple(claim for item in value[:most] if (claim := to_claim(item)) is not None)
 
 
-def _to_claim(value: Any) -> Claim | None:
+def to_claim(value: Any) -> Claim | None:
+    """A text with the finding that it names; None when it is something else."""
     if not isinstance(value, dict):
         return None
     text, finding_id = value.get("text"), value.get("finding")

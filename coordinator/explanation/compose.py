@@ -18,8 +18,8 @@ _NO_ROOM = "the summary has no room for it"
 
 
 @dataclass
-class _Survey:
-    """The check of a whole answer."""
+class Survey:
+    """The check of all that a model wrote on one case."""
 
     grounds: Grounds
     dropped: list[Dropped] = field(default_factory=list)
@@ -60,7 +60,7 @@ def compose(
     The summary's first sentence, the verdict in measured words, and its last, on what could be tested, are always the
     rules'. A detected finding that no sentence of the model speaks of keeps its rule-written sentence.
     """
-    survey = _Survey(Grounds(case, words))
+    survey = Survey(Grounds(case, words))
     summary = survey.survivors(answer.summary, "summary")
     readings = {tool: survey.survivors([claim], "reading", tool) for tool, claim in answer.readings.items()}
     uncertainties = survey.survivors(answer.uncertainties, "uncertainty")

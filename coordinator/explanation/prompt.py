@@ -20,7 +20,7 @@ MAX_MEASUREMENTS = 6
 MAX_DETAILS = 3
 """Untrusted texts shown of a finding; each at most 60 characters."""
 _DETAIL_LIMIT = 60
-_LANGUAGES = {"en": "English", "ko": "Korean"}
+LANGUAGE_NAMES = {"en": "English", "ko": "Korean"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def make_prompt(case: Case, words: Catalogue, *, brief: bool = False) -> Prompt:
         "",
         *_table(case, words, brief=brief),
         "",
-        f"Write the JSON explanation in {_LANGUAGES[words.language]}.",
+        f"Write the JSON explanation in {LANGUAGE_NAMES[words.language]}.",
     ]
     return Prompt((*prefix(words.language), Message("user", "\n".join(lines))))
 
@@ -77,13 +77,14 @@ def _table(case: Case, words: Catalogue, *, brief: bool) -> Iterable[str]:
     if not shown:
         yield "none"
     for finding in shown:
-        yield _row(finding, case, words)
+        yield evidence_row(finding, case, words)
     idle = [f.id for f in case.findings() if not f.tested]
     if idle and not brief:
         yield "NOT TESTED: " + ", ".join(idle)
 
 
-def _row(finding: Finding, case: Case, words: Catalogue) -> str:
+def evidence_row(finding: Finding, case: Case, words: Catalogue) -> str:
+    """One line of the table: what a test found. Text from the file is cut and stands between « and »."""
     numbers = [f"score {number(finding.score)}"]
     if finding.detected:
         numbers += _numbers(finding)

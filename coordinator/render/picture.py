@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ THUMBNAIL_SIDE_PX = 160
 
 _MAX_PIXELS = 256_000_000  # what the services accepted must be shown; what only claims to be the file must not harm
 _MAX_MAP_PIXELS = 64_000_000
-_OPEN_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError, IndexError, KeyError, TypeError)
+OPEN_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError, IndexError, KeyError, TypeError)
 _SIGNIFICANT = (np.array([255.0, 225.0, 30.0]), np.array([230.0, 0.0, 60.0]))
 _NOT_SIGNIFICANT = (np.array([190.0, 215.0, 255.0]), np.array([25.0, 60.0, 190.0]))
 
@@ -57,7 +58,7 @@ def load_preview(source: Path | bytes, info: image_pb2.ImageInfo) -> Preview | N
         info: what the services said of it; the digest must still hold.
     """
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        data = source if isinstance(source, bytes) else _read(source, info.size_bytes)
     except OSError:
         return None
     if hashlib.sha256(data).digest() != info.sha256:
@@ -66,11 +67,30 @@ def load_preview(source: Path | bytes, info: image_pb2.ImageInfo) -> Preview | N
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures and odd metadata are ordinary here
             return _preview(data)
-    except _OPEN_ERRORS:
+    except OPEN_ERRORS:
         return None
 
 
+def _read(path: Path, size_bytes: int) -> bytes:
+    """The file, when it is one and has the size; a name from elsewhere may lead to a pipe or a device."""
+    status = path.stat()
+    return path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size == size_bytes else b""
+
+
 def _preview(data: bytes) -> Preview | None:
+    copy = downscaled(data, PREVIEW_SIDE_PX)
+    if copy is None:
+        return None
+    small = copy.copy()
+    small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX), Image.Resampling.LANCZOS)
+    return Preview(to_jpeg(copy, 85), to_jpeg(small, 80))
+
+
+def downscaled(data: bytes, side_px: int) -> Image.Image | None:
+    """An RGB copy with no side above `side_px`, stored orientation; None for pictures that are too large to decode.
+
+    Raises one of `OPEN_ERRORS` for what is no picture.
+    """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         image = Image.open(io.BytesIO(data))
@@ -78,12 +98,10 @@ def _preview(data: bytes) -> Preview | None:
         Image.MAX_IMAGE_PIXELS = limit
     if image.width * image.height > _MAX_PIXELS:
         return None
-    image.draft("RGB", (PREVIEW_SIDE_PX, PREVIEW_SIDE_PX))
+    image.draft("RGB", (side_px, side_px))
     copy = _to_rgb(image)
-    copy.thumbnail((PREVIEW_SIDE_PX, PREVIEW_SIDE_PX), Image.Resampling.LANCZOS)
-    small = copy.copy()
-    small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX), Image.Resampling.LANCZOS)
-    return Preview(_jpeg(copy, 85), _jpeg(small, 80))
+    copy.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    return copy
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -100,7 +118,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
+def to_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The encoded file."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
@@ -113,7 +132,7 @@ def overlay(heat_map: finding_pb2.HeatMap) -> Overlay | None:
         if image.width * image.height > _MAX_MAP_PIXELS:
             return None
         values = np.asarray(image.convert("L"))
-    except _OPEN_ERRORS:
+    except OPEN_ERRORS:
         return None
     scaled = Image.fromarray(values, "L")
     scaled.thumbnail((PREVIEW_SIDE_PX, PREVIEW_SIDE_PX), Image.Resampling.BOX)

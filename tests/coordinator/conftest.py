@@ -133,6 +133,7 @@ async def make_world() -> AsyncIterator[Callable[..., World]]:
             vision_address=(f"unix:{folder}/v.sock",),
             llm_address=(f"unix:{folder}/l.sock",),
             cache_bytes=0,
+            second_look=False,
         )
         world = World(folder, replace(base, **settings))
         worlds.append(world)

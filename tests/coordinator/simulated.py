@@ -100,6 +100,8 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
     between_tools: Callable[[Item, int], Awaitable[None]] | None = None
     """Called after each tool with its number."""
     version: str = "1.0.0"
+    deadlines: list[float | None] = field(default_factory=list)
+    """Seconds that each call had left when it came."""
     items: list[Item] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     """How the work on each item ended: "done" or "cancelled"."""
@@ -112,6 +114,7 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
     async def AnalyzeStream(
         self, request_iterator: AsyncIterator[vision_pb2.AnalyzeStreamRequest], context: Any
     ) -> AsyncIterator[vision_pb2.AnalyzeStreamResponse]:
+        self.deadlines.append(context.time_remaining())
         response = vision_pb2.AnalyzeStreamResponse
         handlers = ItemHandlers(
             accepted=lambda item_id, accepted: response(item_id=item_id, accepted=accepted),
@@ -176,6 +179,11 @@ class SimulatedLlm(llm_pb2_grpc.LlmServiceServicer):
     """A language-model service."""
 
     answer: str = field(default_factory=lambda: json.dumps(GOOD_ANSWER))
+    answer_to: Callable[[llm_pb2.GenerateRequest], str] | None = None
+    """Makes the answer to a request, in place of `answer`."""
+    max_images: int = 0
+    deadlines: list[float | None] = field(default_factory=list)
+    """Seconds that each request had left when it came."""
     before_finish: Callable[[], Awaitable[None]] | None = None
     """Called in the middle of the answer; may wait or raise."""
     model: str = "simulated-1b"
@@ -189,14 +197,16 @@ class SimulatedLlm(llm_pb2_grpc.LlmServiceServicer):
 
     async def Generate(self, request: llm_pb2.GenerateRequest, context: Any) -> AsyncIterator[llm_pb2.GenerateResponse]:
         self.requests.append(request)
+        self.deadlines.append(context.time_remaining())
         if self.fail:
             raise self.fail
+        answer = self.answer_to(request) if self.answer_to else self.answer
         try:
-            half = len(self.answer) // 2
-            yield llm_pb2.GenerateResponse(delta=self.answer[:half])
+            half = len(answer) // 2
+            yield llm_pb2.GenerateResponse(delta=answer[:half])
             if self.before_finish:
                 await self.before_finish()
-            yield llm_pb2.GenerateResponse(delta=self.answer[half:])
+            yield llm_pb2.GenerateResponse(delta=answer[half:])
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -212,7 +222,12 @@ class SimulatedLlm(llm_pb2_grpc.LlmServiceServicer):
         return llm_pb2.WarmPrefixResponse(prompt_tokens_count=500)
 
     async def GetModelInfo(self, request: llm_pb2.GetModelInfoRequest, context: Any) -> llm_pb2.GetModelInfoResponse:
-        return llm_pb2.GetModelInfoResponse(model=self.model, architecture="SimulatedForCausalLM", dtype="bfloat16")
+        return llm_pb2.GetModelInfoResponse(
+            model=self.model,
+            architecture="SimulatedForCausalLM",
+            dtype="bfloat16",
+            limits=llm_pb2.LlmLimits(max_images_count=self.max_images),
+        )
 
 
 async def start_server(

@@ -380,7 +380,7 @@ class PhaseTiming(google.protobuf.message.Message):
     DURATION_FIELD_NUMBER: builtins.int
     phase: builtins.str
     """Phase name: "queue", "receive", "decode", "substrate", "frequency", "noise", "watermark", "spatial", "fusion",
-    "prefix_warm", "explanation", "total".
+    "prefix_warm", "explanation", "opinions", "total".
     """
     @property
     def duration(self) -> google.protobuf.duration_pb2.Duration:
