@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import MaifsError, Reason
+from serving.model_config import is_cut_short
 
 _PREPARE_ADVICE = "`llm-service prepare-model` makes the small development model; or set model to a complete directory."
 
@@ -63,7 +64,11 @@ def read_model_config(path: Path) -> dict[str, Any] | None:
 
 
 def missing_files(path: Path) -> list[str]:
-    """Names of the files that a model directory lacks."""
+    """Names of the files that a model directory lacks, and of weights that are cut short.
+
+    Raises:
+        MaifsError: MODEL_UNUSABLE for weights whose header cannot be read.
+    """
     missing = []
     if read_model_config(path) is None:
         missing.append("config.json")
@@ -76,7 +81,7 @@ def missing_files(path: Path) -> list[str]:
         missing.extend(sorted(name for name in shards if name == index.name or not (path / name).exists()))
     elif not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         missing.append("model.safetensors")
-    return missing
+    return missing + [path.name for path in sorted(path.glob("*.safetensors")) if is_cut_short(path)]
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

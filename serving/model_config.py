@@ -149,8 +149,23 @@ def _stored_format(settings: dict[str, Any]) -> Quantization:
 _HEADER_LIMIT_BYTES = 256 * 1024 * 1024
 
 
+def is_cut_short(path: Path) -> bool:
+    """Whether a safetensors file ends before the data that its header announces.
+
+    Raises:
+        MaifsError: MODEL_UNUSABLE when the header cannot be read.
+    """
+    start, spans = _spans(path)
+    return path.stat().st_size < start + max((end for _, end in spans), default=0)
+
+
 def _tensor_bytes(path: Path) -> int:
-    """Bytes of all tensors of a safetensors file, from its header alone.
+    """Bytes of all tensors of a safetensors file, from its header alone."""
+    return sum(end - start for start, end in _spans(path)[1])
+
+
+def _spans(path: Path) -> tuple[int, list[tuple[int, int]]]:
+    """Where a safetensors file's data starts, and where each tensor starts and ends in them.
 
     Raises:
         MaifsError: MODEL_UNUSABLE when the header cannot be read.
@@ -162,7 +177,7 @@ def _tensor_bytes(path: Path) -> int:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(file.read(length))
         spans = [entry["data_offsets"] for key, entry in header.items() if key != "__metadata__"]
-        return sum(int(end) - int(start) for start, end in spans)
+        return 8 + length, [(int(start), int(end)) for start, end in spans]
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise MaifsError(
             Reason.MODEL_UNUSABLE,

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from llm_service.config import LlmConfig
 from llm_service.environment import apply, cpu_threads, engine_environment
@@ -83,9 +85,23 @@ def test_half_a_download_is_refused_with_the_missing_shards(tmp_path: Path) -> N
     (tmp_path / "tokenizer.json").write_text("{}")
     weights = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
-    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    first, second = (tmp_path / name for name in weights.values())
+    save_file({"a": torch.zeros(64)}, first)
     with pytest.raises(MaifsError, match="model-00002-of-00002") as caught:
         check_model_files(str(tmp_path))
     assert "00001" not in caught.value.message
-    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"")
+    save_file({"b": torch.zeros(64)}, second)
     check_model_files(str(tmp_path))
+
+
+@pytest.mark.parametrize("kept", [0, 4, 60, 200])
+def test_weights_cut_short_are_refused_by_name(kept: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(64)}, weights)
+    check_model_files(str(tmp_path))
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(MaifsError, match=r"model\.safetensors") as caught:
+        check_model_files(str(tmp_path))
+    assert caught.value.reason is Reason.MODEL_UNUSABLE
