@@ -167,3 +167,26 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MaifsError) as caught:
         parse_host(str(tmp_path / "host.json"))
     assert caught.value.reason is Reason.FILE_UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("title", "weights", "kv", "sequences", "rate"),
+    [
+        ("3+1 TP=3 bf16", (20.66,), (13.6,), 36, 71.8),
+        ("3+1 PP=3 bf16", (20.0, 20.5), (13.7, 14.3), 41, 24.3),
+        ("3+1 TP=3 fp8", (10.81,), (23.4,), 62, None),
+        ("3+1 TP=3 awq", (6.08,), (28.2,), 75, None),
+        ("2+2 TP=2 bf16", (30.5,), (3.7,), 7, 48.6),
+        ("4+0 TP=4 bf16, vision on CPU", (15.3,), (19.0,), 76, 97.2),
+    ],
+)
+def test_the_four_gpu_host_agrees_with_what_was_worked_out_by_hand(
+    guided: Plan, title: str, weights: tuple[float, ...], kv: tuple[float, ...], sequences: int, rate: float | None
+) -> None:
+    """GiB per GPU from the shape's published numbers; 39.4 GiB usable, 0.92 of it the engine's, 2 GiB overhead."""
+    found = option(guided, title)
+    assert sorted({round(value / GIB, 2) for value in found.weights_bytes}) == pytest.approx(list(weights), rel=0.01)
+    assert sorted({round(value / GIB, 1) for value in found.kv_bytes}) == pytest.approx(list(kv), abs=0.06)
+    assert found.sequences == pytest.approx(sequences, abs=1)
+    if rate:
+        assert found.decode_tokens_per_s == pytest.approx(rate, rel=0.01)

@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from vision_service.config import VisionConfig
 
 SYSTEMD = ROOT / "systemd"
-SERVICES = ("maifs-vision.service", "maifs-llm.service", "maifs-coordinator.service")
+SERVICES = ("maifs-vision.service", "maifs-vision@.service", "maifs-llm.service", "maifs-coordinator.service")
 MOST_EXPOSURE = 1.5
 MINORS = (1, 0, 2, 3)
 """Device minors of the GPUs 0 to 3: not their indexes."""
@@ -99,6 +99,16 @@ def test_no_unit_opens_devices_by_class_or_hides_those_it_needs(service: str) ->
         assert not any(name == broken for name, _ in found)
 
 
+def test_a_further_vision_service_differs_in_name_and_socket_alone() -> None:
+    first, further = (
+        (SYSTEMD / "units" / name).read_text() for name in ("maifs-vision.service", "maifs-vision@.service")
+    )
+    pairs = zip(first.splitlines(), further.splitlines(), strict=True)
+    changed = [other for one, other in pairs if one != other]
+    assert [line.partition("=")[0] for line in changed] == ["Description", "ExecStart"]
+    assert changed[1].endswith("--address unix:/run/maifs/vision-%i.sock")
+
+
 def test_the_coordinator_waits_for_vision_and_not_for_the_weights() -> None:
     after = " ".join(value for name, value in settings("maifs-coordinator.service") if name == "After")
     assert "maifs-vision.service" in after
@@ -143,6 +153,38 @@ def test_drop_ins_set_what_the_llm_service_understands(tmp_path: Path) -> None:
 def test_a_layout_that_would_not_serve_is_not_written(title: str, why: str) -> None:
     with pytest.raises(MaifsError, match=why):
         files_of(title)
+
+
+def test_two_gpus_for_vision_are_two_services_that_the_coordinator_uses() -> None:
+    files = files_of("2+2 TP=2 bf16")
+    first, further = (files[f"maifs-vision{name}.service.d/10-gpu.conf"] for name in ("", "@3"))
+    assert re.findall(r"DeviceAllow=/dev/char/195:(\d+) rw", first + further) == ["2", "3"]
+    assert "Wants=maifs-vision@3.service" in files["maifs.target.d/10-gpu.conf"]
+    text = files["maifs-coordinator.service.d/10-gpu.conf"]
+    environ = dict(re.findall(r'^Environment="([^=]+)=(.*)"$', text, flags=re.M))
+    config = load_config(CoordinatorConfig, "coordinator", path=SYSTEMD / "maifs.toml", environ=environ)
+    assert config.vision_address == ("unix:/run/maifs/vision.sock", "unix:/run/maifs/vision-3.sock")
+
+
+def test_another_layout_removes_what_the_last_one_needed_and_nothing_else(tmp_path: Path) -> None:
+    own = tmp_path / "maifs-vision@3.service.d" / "50-mine.conf"
+    own.parent.mkdir()
+    own.touch()
+    plan = planned()
+    two, one = (
+        dropins.dropins(next(option for option in plan.options if option.layout.title == title), plan)
+        for title in ("2+2 TP=2 bf16", "3+1 PP=3 bf16")
+    )
+    dropins.write(tmp_path, two)
+    assert "-Wants=maifs-vision@3.service" in dropins.difference(tmp_path, one)
+    dropins.write(tmp_path, one)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.conf")}
+    assert left == {
+        "maifs-vision@3.service.d/50-mine.conf",
+        "maifs-vision.service.d/10-gpu.conf",
+        "maifs-llm.service.d/10-gpu.conf",
+    }
+    assert dropins.difference(tmp_path, one) == ""
 
 
 def test_a_described_host_has_no_drop_ins() -> None:

@@ -20,17 +20,24 @@ from tests.system.booted import SHARED, SOURCE, Booted, boot
 VISION, COORDINATOR = "maifs-vision.service", "maifs-coordinator.service"
 DRIVER = f"LD_LIBRARY_PATH={SHARED}/driver FAKE_NVML_MINORS=1,0,3,2"
 PEER = "/opt/maifs/venv/bin/coordinator-cli"
+MAKE_NODES = """
+for i in 0 1 2 3; do mknod -m 666 /dev/nvidia$i c 195 $i; done; mknod -m 666 /dev/nvidiactl c 195 255
+mknod -m 666 /dev/nvidia-uvm c 511 0
+"""
+MAKE_PEOPLE = """
+useradd --no-create-home --groups maifs alice; useradd --no-create-home mallory
+systemctl daemon-reload
+"""
 PREPARE = f"""
 cp -r {SHARED}/dropins/* /etc/systemd/system/
-for i in 0 1 2 3; do mknod -m 666 /dev/nvidia$i c 195 $i; done; mknod -m 666 /dev/nvidiactl c 195 255
-useradd --no-create-home --groups maifs alice; useradd --no-create-home mallory
+{MAKE_NODES}{MAKE_PEOPLE}
 ln -sf /dev/null /etc/systemd/system/maifs-llm.service
 systemctl daemon-reload
 """
 
 
-def write_dropins(folder: Path) -> None:
-    """The plan of a host whose minors are not its indexes, and what this test changes: no CUDA, a quick watchdog."""
+def write_dropins(folder: Path, watchdog_s: int) -> None:
+    """The plan of a host whose minors are not its indexes, and what the tests change: no CUDA, a quick watchdog."""
     host = parse_host("4xA100-40GB")
     gpus = tuple(
         replace(gpu, index=index, minor=minor, uuid=f"GPU-0badc0de-0000-4000-8000-{index:012d}")
@@ -43,14 +50,14 @@ def write_dropins(folder: Path) -> None:
     for unit in (VISION, COORDINATOR):
         path = folder / f"{unit}.d" / "90-test.conf"
         path.parent.mkdir(exist_ok=True)
-        times = "WatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=200ms\n"
+        times = f"WatchdogSec={watchdog_s}\nTimeoutAbortSec=1\nRestartSec=200ms\n"
         path.write_text(f"[Service]\nEnvironment=MAIFS_VISION_DEVICE=cpu {DRIVER}\n{times}")
 
 
 @pytest.fixture(name="system", scope="module")
 def _system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     with boot() as system:
-        write_dropins(system.shared / "dropins")
+        write_dropins(system.shared / "dropins", watchdog_s=5)
         driver = system.shared / "driver"
         driver.mkdir()
         fake_nvml.build(driver)
