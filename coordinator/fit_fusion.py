@@ -48,6 +48,7 @@ RULES: Mapping[str, str] = {
     "watermark.metadata_consistency.thumbnail_content_differs": "provenance.thumbnail_differs",
     "watermark.dwt_dct.detected": "provenance.known_watermark",
     "watermark.dwt_dct_svd.detected": "provenance.known_watermark",
+    "watermark.rivagan.detected": "provenance.known_watermark",
 }
 """Rule names of provenance by the beginning of an explanation key."""
 

@@ -29,6 +29,7 @@ GROUPS: Mapping[str, str] = {
     "watermark.metadata_source": "provenance",
     "watermark.dwt_dct": "known_watermark",
     "watermark.dwt_dct_svd": "known_watermark",
+    "watermark.rivagan": "known_watermark",
 }
 """Trace by test id. A test that is not listed is a trace by itself."""
 

@@ -8,6 +8,7 @@ from vision_service.tools.watermark import (
     metadata_consistency,
     metadata_software,
     metadata_source,
+    rivagan,
 )
 
 
@@ -22,6 +23,7 @@ def make_tool(trust_anchors_pem: str = "") -> Tool:
             metadata_software.TEST,
             metadata_consistency.TEST,
             *dwt_marks.TESTS,
+            rivagan.TEST,
             closed_schemes.TEST,
         ),
     )

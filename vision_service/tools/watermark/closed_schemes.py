@@ -11,7 +11,6 @@ SCHEMES: Final = (
     "SynthID",
     "Stable Signature",
     "Tree-Ring",
-    "RivaGAN",
     "TrustMark",
     "Watermark Anything",
     "Digimarc",

@@ -123,7 +123,7 @@ class MarkScore:
     """Share of positions whose mean reading and bit have the same sign after centring, 0..1."""
 
 
-def match_payload(reading: FloatArray, payload: Payload) -> MarkScore:
+def match_payload(reading: FloatArray, payload: Payload, period: int | None = None) -> MarkScore:
     """Correlates a reading with a payload that is repeated over the blocks in raster order.
 
     Payload and mean reading by position are centred within each residue class of the positions modulo P, where P is 8
@@ -135,12 +135,13 @@ def match_payload(reading: FloatArray, payload: Payload) -> MarkScore:
     Args:
         reading: shape (block rows, block columns), larger = more like a "1", freed of content (`detail`).
         payload: the expected payload.
+        period: P; chosen as said when not given.
     """
     n = len(payload.bits)
     position = np.arange(reading.size) % n
     counts = np.bincount(position, minlength=n)
     means = np.bincount(position, weights=reading.ravel(), minlength=n) / np.maximum(counts, 1)
-    period = 8 if n % 8 == 0 else 2 if n % 2 == 0 else 1
+    period = period or (8 if n % 8 == 0 else 2 if n % 2 == 0 else 1)
     means, expected = _centred(means, period), _centred(payload.bits.astype(np.float64), period)
     power = float(np.sqrt((means**2).sum() * (expected**2).sum()))
     r = float((means * expected).sum() / power) if power > _TINY else 0.0

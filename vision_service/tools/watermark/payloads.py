@@ -36,3 +36,6 @@ PAYLOADS: Final = (
     from_bits("FLUX", "1010101111111010000111100111001111010100101110"),
 )
 """Payloads that the decoders look for; each costs a factor in the number of false alarms."""
+
+RIVAGAN_PAYLOADS: Final = (from_bytes("Stable Diffusion 2", b"SDV2"),)
+"""32-bit payloads that generators write with the same library, whichever of its schemes they choose."""
