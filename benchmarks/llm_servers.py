@@ -40,6 +40,7 @@ def engine_arguments(config: LlmConfig, folder: Path) -> dict[str, Any]:
 def serve_http(socket: Path, config: LlmConfig) -> None:
     """Runs vLLM's HTTP server on a UNIX socket until it is terminated."""
     arguments = engine_arguments(config, socket.parent)
+    os.environ["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = "3600"  # a connection that waits for its turn is not to be closed
     import uvloop
     from vllm.config import StructuredOutputsConfig
     from vllm.entrypoints.launchers.api_server.entry import run_server

@@ -84,7 +84,7 @@ def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool])
         raise MaifsError(
             Reason.MODEL_UNUSABLE,
             f"vLLM cannot run {config.model}: {_first_lines(error)}",
-            "The engine's own messages are in the log above.",
+            _advice(config),
         ) from error
     return Launched(llm, is_cpu, prepared, phases)
 
@@ -170,6 +170,13 @@ def _inspect_in_process(classes: Iterable[str]) -> None:
         known = ModelRegistry.models.get(architecture)
         if known is not None:
             ModelRegistry.register_model(architecture, known.load_model_cls())
+
+
+def _advice(config: LlmConfig) -> str:
+    log = "The engine's own messages are in the log above."
+    if config.quantization is None:
+        return log
+    return f"quantization = {config.quantization!r} is set; not set, it is what the checkpoint says. {log}"
 
 
 def _first_lines(error: Exception) -> str:
