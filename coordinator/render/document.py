@@ -13,16 +13,21 @@ from google.rpc import status_pb2
 from coordinator.render.schema import (
     SCHEMA_VERSION,
     Document,
+    DroppedSentence,
     Error,
     ErrorDocument,
     Explanation,
     Finding,
+    FromCache,
     Fusion,
     HeatMap,
     ImageFacts,
+    Opinion,
     OutcomeName,
+    PictureReading,
     Posterior,
     ReportDocument,
+    SecondLook,
     Sentence,
     Tool,
     VerdictName,
@@ -99,6 +104,9 @@ def report_document(
         "create_time": report.create_time.ToJsonString() if report.HasField("create_time") else "",
         "service_version": report.service_version,
         "request_id": report.request_id,
+        "second_look": _second_look(report.second_look) if report.HasField("second_look") else None,
+        "picture_reading": _picture_reading(report.picture_reading) if report.HasField("picture_reading") else None,
+        "from_cache": _from_cache(report.from_cache) if report.HasField("from_cache") else None,
         "html_file": html_file,
     }
 
@@ -257,5 +265,62 @@ def _explanation(message: report_pb2.Explanation) -> Explanation:
         "prompt_version": message.prompt_version,
         "model_sentences_count": message.model_sentences_count,
         "dropped_sentences_count": message.dropped_sentences_count,
-        "dropped_sentences": [{"text": d.text, "reason": d.reason} for d in message.dropped_sentences],
+        "dropped_sentences": _dropped(message.dropped_sentences),
     }
+
+
+def _dropped(messages: Iterable[report_pb2.DroppedSentence]) -> list[DroppedSentence]:
+    return [{"text": dropped.text, "reason": dropped.reason} for dropped in messages]
+
+
+def _opinion(message: report_pb2.Opinion) -> Opinion:
+    return {
+        "verdict": verdict_name(message.verdict),
+        "confidence": message.confidence,
+        "weight": message.weight,
+        "weight_provenance": message.weight_provenance,
+    }
+
+
+def _second_look(message: report_pb2.SecondLook) -> SecondLook:
+    return {
+        "occasion": message.occasion,
+        "turns": [
+            {
+                "tool": tool_name(turn.tool),
+                "side": verdict_name(turn.side),
+                "round": turn.round,
+                "sentences": _sentences(turn.sentences),
+            }
+            for turn in message.turns
+        ],
+        "opinion": _opinion(message.opinion) if message.HasField("opinion") else None,
+        "reasons": _sentences(message.reasons),
+        "model": message.model,
+        "prompt_version": message.prompt_version,
+        "model_sentences_count": message.model_sentences_count,
+        "dropped_sentences": _dropped(message.dropped_sentences),
+        "error": _status(message.error) if message.HasField("error") else None,
+    }
+
+
+def _picture_reading(message: report_pb2.PictureReading) -> PictureReading:
+    physical = report_pb2.INCONSISTENCY_KIND_PHYSICAL
+    return {
+        "depicted": message.depicted,
+        "inconsistencies": [
+            {"kind": "physical" if found.kind == physical else "semantic", "text": found.text}
+            for found in message.inconsistencies
+        ],
+        "texts_in_picture": list(message.texts_in_picture),
+        "opinion": _opinion(message.opinion) if message.HasField("opinion") else None,
+        "model": message.model,
+        "prompt_version": message.prompt_version,
+        "width_px": message.width_px,
+        "height_px": message.height_px,
+        "error": _status(message.error) if message.HasField("error") else None,
+    }
+
+
+def _from_cache(message: report_pb2.FromCache) -> FromCache:
+    return {"serve_time": message.serve_time.ToJsonString(), "request_id": message.request_id}

@@ -83,6 +83,7 @@ def environment(more_templates: Sequence[Path] = ()) -> jinja2.Environment:
         "probability_sentence": phrases.probability_sentence,
         "weight_phrases": phrases.weight_phrases,
         "authorship": phrases.authorship,
+        "opinion_lines": phrases.opinion_lines,
         "symbols": SYMBOLS,
     }
     return environment

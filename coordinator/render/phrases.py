@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.render.labels import Labels
-from coordinator.render.schema import Finding, ReportDocument, Sentence, Tool, Weight
+from coordinator.render.schema import Finding, PictureReading, ReportDocument, SecondLook, Sentence, Tool, Weight
 
 T = TypeVar("T")
 Hypothesis = Literal["authentic", "manipulated", "ai_generated"]
@@ -162,3 +162,16 @@ def authorship(document: ReportDocument, t: Labels) -> str:
         name=explanation["model"].rstrip("/").rpartition("/")[2],
         dropped=explanation["dropped_sentences_count"],
     )
+
+
+def opinion_lines(source: SecondLook | PictureReading, t: Labels) -> list[str]:
+    """What a language model thinks, what it counts for, and why it is missing."""
+    lines = []
+    opinion, error = source["opinion"], source["error"]
+    if opinion is not None:
+        verdict, confidence = t(f"verdict.{opinion['verdict']}"), f"{100 * opinion['confidence']:.0f} %"
+        counts = t("opinion.weight", weight=number(opinion["weight"])) if opinion["weight"] else t("opinion.no_weight")
+        lines.append(f"{t('opinion', verdict=verdict, confidence=confidence)} {counts}")
+    if error is not None:
+        lines.append(t("opinion.failed", message=error["message"]))
+    return lines

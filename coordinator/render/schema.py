@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 """Raised in its second part when fields are added, in its first when one changes or goes."""
 
 VerdictName = Literal["authentic", "manipulated", "ai_generated", "uncertain"]
@@ -149,6 +149,66 @@ class Explanation(TypedDict):
     dropped_sentences: list[DroppedSentence]
 
 
+class Opinion(TypedDict):
+    """What a language model thinks; counts with `weight` and, at 0, for nothing."""
+
+    verdict: VerdictName
+    confidence: float
+    weight: float
+    weight_provenance: str
+
+
+class SecondLookTurn(TypedDict):
+    """One turn of a second look."""
+
+    tool: str
+    side: VerdictName
+    round: int
+    sentences: list[Sentence]
+
+
+class SecondLook(TypedDict):
+    """What experts of tools that disagree said to each other."""
+
+    occasion: str
+    turns: list[SecondLookTurn]
+    opinion: Opinion | None
+    reasons: list[Sentence]
+    model: str
+    prompt_version: str
+    model_sentences_count: int
+    dropped_sentences: list[DroppedSentence]
+    error: Error | None
+
+
+class Inconsistency(TypedDict):
+    """Something that a vision-language model finds not to fit."""
+
+    kind: Literal["semantic", "physical"]
+    text: str
+
+
+class PictureReading(TypedDict):
+    """What a vision-language model says that it sees; unchecked."""
+
+    depicted: str
+    inconsistencies: list[Inconsistency]
+    texts_in_picture: list[str]
+    opinion: Opinion | None
+    model: str
+    prompt_version: str
+    width_px: int
+    height_px: int
+    error: Error | None
+
+
+class FromCache(TypedDict):
+    """That the report was made for an earlier request."""
+
+    serve_time: str
+    request_id: str
+
+
 class ImageFacts(TypedDict):
     """What the file is. `jpeg_quality` is null where it is no JPEG."""
 
@@ -194,6 +254,9 @@ class ReportDocument(TypedDict):
     create_time: str
     service_version: str
     request_id: str
+    second_look: SecondLook | None
+    picture_reading: PictureReading | None
+    from_cache: FromCache | None
     html_file: str | None
 
 

@@ -43,10 +43,13 @@ def report_text(document: Document, t: Labels) -> RenderableType:
         Text(f"\n{t('tools')}", style="bold"),
         *(_tool(document, tool, t) for tool in document["tools"]),
         *_prose(t("open"), document["explanation"]["uncertainties"]),
+        *_second_look(document, t),
+        *_picture_reading(document, t),
         *_warnings(document, t),
         Text(f"\n{t('file')}", style="bold"),
         Padding(_file(document, t), (0, 0, 0, 2)),
         Text(f"\n{phrases.authorship(document, t)}", style="dim"),
+        *_from_cache(document, t),
         _timings(document, t),
         Text(""),
     ]
@@ -157,6 +160,34 @@ def _region(finding: Finding, t: Labels) -> str:
     first, more = finding["regions"][0], len(finding["regions"]) - 1
     where = t("regions.where", width=first["width_px"], height=first["height_px"], x=first["x_px"], y=first["y_px"])
     return where + (f" (+{more})" if more else "")
+
+
+def _second_look(document: ReportDocument, t: Labels) -> Iterator[RenderableType]:
+    look = document["second_look"]
+    if look is None:
+        return
+    yield Text(f"\n{t('second_look')}", style="bold")
+    for turn in look["turns"]:
+        line = Text(f"{t('tool.' + turn['tool'])} ({t('second_look.round_' + str(turn['round']))}): ", style="bold")
+        yield Padding(line.append_text(_prose_text(turn["sentences"])), (0, 0, 0, 2))
+    yield from (Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in phrases.opinion_lines(look, t))
+
+
+def _picture_reading(document: ReportDocument, t: Labels) -> Iterator[RenderableType]:
+    reading = document["picture_reading"]
+    if reading is None:
+        return
+    yield Text(f"\n{t('picture_reading')}", style="bold")
+    lines = [reading["depicted"]] if reading["depicted"] else []
+    lines += [f"{t('picture_reading.' + found['kind'])}: {found['text']}" for found in reading["inconsistencies"]]
+    lines += [f"{t('picture_reading.text')}: {text}" for text in reading["texts_in_picture"]]
+    yield from (Padding(Text(line, style="italic"), (0, 0, 0, 2)) for line in lines)
+    yield from (Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in phrases.opinion_lines(reading, t))
+
+
+def _from_cache(document: ReportDocument, t: Labels) -> Iterator[RenderableType]:
+    if document["from_cache"]:
+        yield Text(t("from_cache", time=document["from_cache"]["serve_time"]), style="dim")
 
 
 def _warnings(document: ReportDocument, t: Labels) -> Iterator[RenderableType]:
