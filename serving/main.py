@@ -36,6 +36,7 @@ def run_service(
     config_type: type[C],
     build: Callable[[C], Service],
     argv: Sequence[str] | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Parses arguments, reads the configuration, runs the service and returns its exit code.
 
@@ -46,6 +47,7 @@ def run_service(
         config_type: frozen dataclass with a `server` field; an optional field `gpu` of type GpuConfig pins its GPUs.
         build: makes the service from its configuration; heavy imports belong here.
         argv: arguments; the process's when not given.
+        loop_factory: makes the event loop; asyncio's own when not given.
     """
     arguments = _parser(name, section, description).parse_args(argv)
     overrides = dict(_pair(text) for text in arguments.set)
@@ -62,7 +64,8 @@ def run_service(
     except MaifsError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.reason.exit_code
-    return asyncio.run(serve(service, config.server, gpus))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(serve(service, config.server, gpus))
 
 
 def _parser(name: str, section: str, description: str) -> argparse.ArgumentParser:
