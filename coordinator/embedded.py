@@ -33,6 +33,10 @@ _DRAIN_S = 2.0
 _STOP_S = 8.0
 _LONGEST_FOLDER = 80  # bytes; a UNIX socket's path holds 107
 _LOG_TAIL_LINES = 12
+_FIRST_RESTART_PAUSE_S = 0.2
+_LAST_RESTART_PAUSE_S = 30.0
+_STABLE_S = 60.0
+"""Seconds after which a service that dies is started again at once; before, with pauses that double."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,43 @@ class EmbeddedOptions:
 
 
 class Child:
-    """One service."""
+    """One service. Once it has served it is started again when it dies, as a supervisor would."""
 
-    def __init__(self, name: ServiceName, process: Process, address: str, log: Path, on_state: StateListener) -> None:
-        self.name, self.process, self.address, self.log = name, process, address, log
-        self._on_state = on_state
+    def __init__(self, name: ServiceName, settings: Mapping[str, str], folder: Path, on_state: StateListener) -> None:
+        self.name, self.address, self.log = name, settings["server.address"], folder / f"{name}.log"
+        self._settings, self._folder, self._on_state = settings, folder, on_state
+        self.process: Process
+        self._started = 0.0
+        self._guarding: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts the process."""
+        arguments = [argument for key, value in self._settings.items() for argument in ("--set", f"{key}={value}")]
+        with self.log.open("ab") as output:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "coordinator.attached", str(self._folder), MODULES[self.name], *arguments,
+                stdin=PIPE, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
         self._started = time.monotonic()
-        on_state(name, "starting", 0.0)
+        self._on_state(self.name, "starting", 0.0)
+
+    def guard(self) -> None:
+        """From here on the process is started again when it ends by itself."""
+        self._guarding = asyncio.ensure_future(self._guard())
+
+    async def _guard(self) -> None:
+        pause_s = _FIRST_RESTART_PAUSE_S
+        while True:
+            await self.process.wait()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)  # what it started must not outlive it
+            if time.monotonic() - self._started > _STABLE_S:
+                pause_s = _FIRST_RESTART_PAUSE_S
+            self._on_state(self.name, "failed", time.monotonic() - self._started)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_RESTART_PAUSE_S)
+            await self.start()
+            self._on_state(self.name, "serving", 0.0)
 
     @property
     def pid(self) -> int:
@@ -99,6 +133,9 @@ class Child:
 
     async def stop(self) -> None:
         """SIGTERM, time to drain, then SIGKILL for the process and all that it started."""
+        if self._guarding:
+            self._guarding.cancel()
+            await asyncio.gather(self._guarding, return_exceptions=True)
         if self.process.returncode is None:
             self._on_state(self.name, "stopping", time.monotonic() - self._started)
             with contextlib.suppress(ProcessLookupError):
@@ -167,9 +204,11 @@ async def embedded_services(
     llm_ready: asyncio.Task[None] | None = None
     try:
         for name, arguments in _commands(options, folder).items():
-            children[name] = await _spawn(name, arguments, folder, on_state)
+            child = Child(name, arguments, folder, on_state)
+            await child.start()
+            children[name] = child
         if "llm" in children:
-            llm_ready = asyncio.ensure_future(children["llm"].wait_serving(options.llm_start_timeout_s))
+            llm_ready = asyncio.ensure_future(_guarded(children["llm"], options.llm_start_timeout_s))
         await _all_serving((children["vision"], children["coordinator"]), options.start_timeout_s)
         yield EmbeddedServices(children, llm_ready)
     finally:
@@ -180,11 +219,16 @@ async def embedded_services(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+async def _guarded(child: Child, timeout_s: float) -> None:
+    await child.wait_serving(timeout_s)
+    child.guard()
+
+
 async def _all_serving(children: Iterable[Child], timeout_s: float) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             for child in children:
-                group.create_task(child.wait_serving(timeout_s))
+                group.create_task(_guarded(child, timeout_s))
     except* MaifsError as errors:
         raise _first(errors) from None
 
@@ -215,17 +259,6 @@ def _commands(options: EmbeddedOptions, folder: Path) -> dict[ServiceName, dict[
         values["server.address"] = f"unix:{folder}/{name}.sock"
         values.update(options.settings.get(name, {}))
     return settings
-
-
-async def _spawn(name: ServiceName, settings: Mapping[str, str], folder: Path, on_state: StateListener) -> Child:
-    log = folder / f"{name}.log"
-    arguments = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "coordinator.attached", str(folder), MODULES[name], *arguments,
-            stdin=PIPE, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    return Child(name, process, settings["server.address"], log, on_state)
 
 
 def _readable(line: str) -> str:

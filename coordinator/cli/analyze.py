@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+import grpc
 
 from coordinator.cli.clock import RunClock
 from coordinator.cli.output import OutputFolder
 from coordinator.cli.progress import Display
 from coordinator.cli.sources import Collection, Source
 from coordinator.cli.terminal import Terminal
+from coordinator.client.batch import BatchRequest, BatchRun
 from coordinator.client.stream import Event, Failed, Reported, RunOptions, StreamRun
 from coordinator.client.target import choose, find_model, status_of
 from coordinator.embedded import EmbeddedOptions, EmbeddedServices, embedded_services
 from coordinator.render.document import error_document, report_document
 from coordinator.render.labels import Labels
 from coordinator.render.schema import Document
-from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
+from maifs.coordinator.v1 import batch_pb2, coordinator_pb2, coordinator_pb2_grpc
 from serving.channel import open_channel
 from serving.errors import ExitCode, MaifsError, Reason
 from serving.requests import current_request_id, new_request_id
@@ -29,6 +33,8 @@ from serving.requests import current_request_id, new_request_id
 Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
 
 DEFAULT_CONCURRENCY = 8
+STATE_FOLDER = ".maifs"
+"""Where the journal of services of our own lies, below the folder of the reports."""
 EMBEDDED_LLM_WAIT_S = 300.0
 """Seconds that a language model of our own has to load before the pictures are analysed without it."""
 EMBEDDED_LLM_TIMEOUT_S = 180.0
@@ -64,6 +70,10 @@ class Analysis:
         self.clock = RunClock()
         self.worst = ExitCode.OK
         self.done_count = 0
+        self.known_count = 0
+        """Pictures that were done before this run."""
+        self._batch: BatchRun | None = None
+        self._embedded = False
 
     async def run(self, found: Collection) -> ExitCode:
         """Analyses everything.
@@ -76,7 +86,7 @@ class Analysis:
         """
         _cancel_on_sigterm()
         current_request_id.set(new_request_id())
-        output = OutputFolder(self._settings.out, self._labels) if self._settings.out else None
+        output = OutputFolder(self._settings.out, self._labels, found.sources) if self._settings.out else None
         try:
             await self._analyze(found, output)
         except BaseException:
@@ -94,9 +104,8 @@ class Analysis:
             watching = asyncio.ensure_future(self._watch_model(coordinator.services))
             self._display.begin(len(found.sources))
             self.clock.mark("sending")
-            stream = StreamRun(stub, coordinator.address, [source.picture for source in found.sources], options)
             try:
-                async with contextlib.aclosing(stream.events()) as events:
+                async with contextlib.aclosing(self._events(channel, coordinator, found, options)) as events:
                     async for event in events:
                         await self._take(event, found.sources, output)
             finally:
@@ -104,6 +113,43 @@ class Analysis:
             self.clock.mark("last_report")
         if coordinator.services:
             self.clock.mark("stopped")
+
+    async def _events(
+        self, channel: grpc.aio.Channel, coordinator: Coordinator, found: Collection, options: RunOptions
+    ) -> AsyncGenerator[Event, None]:
+        """As a batch of the coordinator's journal, where there is one and a place for reports that can be found again;
+        else as a stream.
+        """
+        pictures = [source.picture for source in found.sources]
+        if self._settings.out and len(pictures) > 1:
+            request = batch_request(self._settings.out, options, self._settings.concurrency)
+            self._batch = BatchRun(channel, coordinator.address, pictures, request)
+            try:
+                async with contextlib.aclosing(self._batch.events()) as events:
+                    async for event in events:
+                        yield event
+                return
+            except MaifsError as error:
+                if error.reason is not Reason.NO_JOURNAL:
+                    raise
+                self._batch = None
+                self._terminal.note(f"{error.message} If this run is cut off, the next one begins anew.")
+        stub: Stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
+        stream = StreamRun(stub, coordinator.address, pictures, options)
+        async with contextlib.aclosing(stream.events()) as events:
+            async for event in events:
+                yield event
+
+    def resume_hint(self) -> str:
+        """What to do after this run was cut off."""
+        if self._batch is None:
+            return ""
+        if self._embedded or not self._batch.submitted:
+            return "Run the same command again to go on; what is done is kept."
+        return (
+            "The coordinator goes on with the others. The same command shows them; "
+            f"`coordinator-cli batch cancel {self._batch.batch_id}` stops them."
+        )
 
     def _write_index(self, output: OutputFolder | None) -> None:
         self._display.close()
@@ -119,10 +165,17 @@ class Analysis:
             yield Coordinator(choice.address, None)
             return
         model = find_model() if self._settings.use_llm else None
-        options = EmbeddedOptions(llm_model=model)
+        options = EmbeddedOptions(llm_model=model, settings={"coordinator": self._state_settings()})
+        self._embedded = True
         async with embedded_services(options, self._display.service) as services:
             self.clock.mark("services")
             yield Coordinator(services.address, services)
+
+    def _state_settings(self) -> dict[str, str]:
+        """The journal of services of our own lies with the reports: there the next run finds it."""
+        if self._settings.out is None:
+            return {}
+        return {"state_folder": str(self._settings.out.absolute() / STATE_FOLDER), "batch_retention_s": "0"}
 
     async def _watch_model(self, services: EmbeddedServices | None) -> None:
         """Notes when the language model of our own is ready, or that it will not be; the pictures do not wait."""
@@ -159,7 +212,11 @@ class Analysis:
         if isinstance(event, Reported | Failed):
             document = await asyncio.to_thread(self._document, event, sources[event.index], output)
             self.done_count += 1
-            self._terminal.show(document)
+            if self._batch and event.index in self._batch.known:
+                self.known_count += 1
+                self._terminal.show_known(document)
+            else:
+                self._terminal.show(document)
 
     def _document(self, event: Reported | Failed, source: Source, output: OutputFolder | None) -> Document:
         error = event.error if isinstance(event, Failed) else None
@@ -181,6 +238,24 @@ class Analysis:
         lost = {Reason.BACKEND_UNAVAILABLE, Reason.SHUTTING_DOWN}
         code = ExitCode.UNREACHABLE if error.reason in lost else ExitCode.ITEMS_FAILED
         self.worst = max(self.worst, code)
+
+
+def batch_request(out: Path, options: RunOptions, concurrency: int | None) -> BatchRequest:
+    """The batch of a run: the same output folder and the same kind of reports are the same batch.
+
+    Args:
+        out: folder of the reports.
+        options: of the run.
+        concurrency: most pictures under way at a time; None: the coordinator's setting.
+    """
+    analyze = options.analyze
+    identity = f"{out.absolute()}\0{analyze.language}\0{analyze.skip_llm}"
+    return BatchRequest(
+        batch_id=f"analyze-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}",
+        title=f"analyze --out {str(out.absolute()).encode('utf-8', 'replace').decode()}",
+        options=batch_pb2.BatchOptions(analyze=analyze, max_running_items_count=concurrency or 0),
+        max_image_bytes=options.max_image_bytes,
+    )
 
 
 def _cancel_on_sigterm() -> None:

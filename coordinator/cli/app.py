@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
-from coordinator.cli import gpu, install
+from coordinator.cli import common, gpu, install
+from coordinator.cli.common import EPILOG, Address, run_or_exit
 from serving import __version__
 from serving.errors import ExitCode, MaifsError
-
-T = TypeVar("T")
-
-EPILOG = (
-    "Exit codes: 0 all analysed, 1 some pictures failed, 2 usage, 3 a service cannot be reached, 4 a fault of the "
-    "program, 130 interrupted."
-)
 
 app = typer.Typer(
     name="coordinator-cli",
@@ -32,16 +24,6 @@ app = typer.Typer(
 app.add_typer(gpu.app, name="gpu")
 app.command(epilog=install.EPILOG)(install.install)
 app.command(epilog=install.EPILOG)(install.uninstall)
-
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="ADDR",
-        help="Coordinator: unix:/path/to.sock or host:port. Default: $MAIFS_ADDRESS, else "
-        "unix:/run/maifs/coordinator.sock when something serves there.",
-    ),
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -127,10 +109,11 @@ def analyze(
     )
     run = Analysis(settings, terminal, display)
     try:
-        code = _run(run.run(found))
+        code = common.run(run.run(found))
     except KeyboardInterrupt:
         display.close()
-        terminal.error(f"Interrupted: {run.done_count} of {len(found.sources)} pictures are done.")
+        done = f"{run.done_count} of {len(found.sources)} pictures are done."
+        terminal.error(f"Interrupted: {done} {run.resume_hint()}".rstrip())
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except MaifsError as error:
         display.close()
@@ -138,6 +121,10 @@ def analyze(
         raise typer.Exit(error.reason.exit_code) from None
     finally:
         display.close()
+    if run.known_count:
+        all_done = run.known_count == len(found.sources)
+        told = f"All {run.known_count} pictures were" if all_done else f"{run.known_count} pictures were"
+        terminal.note(f"{told} done before this run; their reports are in {out}.")
     for line in run.clock.summary():
         terminal.note(line)
     if run.clock.failed_count:
@@ -154,26 +141,39 @@ def status(
     from rich.console import Console
 
     from coordinator.cli import status as view
-    from coordinator.cli.terminal import Style, Terminal
     from coordinator.render.document import to_json
 
     where = view.address_of(address)
-    try:
-        answer = _run(view.fetch(where))
-    except MaifsError as error:
-        Terminal(Style.TEXT, "en", quiet=False).error(str(error))
-        raise typer.Exit(error.reason.exit_code) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    answer = run_or_exit(view.fetch(where))
     if as_json:
         typer.echo(to_json(view.to_document(where, answer)))
     else:
         view.show(where, answer, Console(highlight=False))
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, in which SIGTERM and Ctrl-C both end as KeyboardInterrupt."""
-    try:
-        return asyncio.run(work)
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+@app.command(epilog=EPILOG)
+def ui(
+    address: Address = None,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1. Default: any that is free.")
+    ] = 0,
+    no_llm: Annotated[
+        bool, typer.Option("--no-llm", help="Leave the language model out; rules write the explanation.")
+    ] = False,
+    lang: Annotated[Literal["en", "ko"], typer.Option("--lang", help="Language of page and explanation.")] = "en",
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in this machine's browser.")
+    ] = True,
+) -> None:
+    """Serve a local web page: drop pictures on it, watch findings arrive, open and compare reports, browse batches.
+
+    The page answers on 127.0.0.1 alone. Its address carries a token that works once, in one browser; whoever has no
+    token sees nothing. Pictures that are dropped lie in a private folder that is removed when the command ends. As with
+    `analyze`, a running coordinator is used, else the services are started for as long as the page is open.
+
+    Over SSH: `coordinator-cli ui --no-open --port 8765` there, `ssh -L 8765:127.0.0.1:8765 HOST` here, then open the
+    printed address.
+    """
+    from coordinator.cli import ui as page
+
+    run_or_exit(page.run(address, port, lang, use_llm=not no_llm, open_browser=open_browser))

@@ -55,6 +55,11 @@ class Terminal:
             self._line(to_json(document) if self._style is Style.JSON else report_line(document, self._labels))
         self._out.file.flush()
 
+    def show_known(self, document: Document) -> None:
+        """A result of an earlier run: scripts get all that they asked for, people only what is new."""
+        if self._style is not Style.TEXT:
+            self.show(document)
+
     def _line(self, text: str) -> None:
         if self._out.is_terminal:
             self._out.out(text, highlight=False)

@@ -47,14 +47,14 @@ async def steps(
         MaifsError: FILE_UNREADABLE or IMAGE_TOO_LARGE before the first step; FILE_UNREADABLE later when the file
             shrinks while it is read, which leaves the item open.
     """
-    opened = await asyncio.to_thread(_open, picture, max_image_bytes)
+    opened = await asyncio.to_thread(open_picture, picture, max_image_bytes)
     try:
         begin = image_pb2.BeginItem(size_bytes=opened.size_bytes, sha256=opened.sha256, file_name=picture.wire_name)
         yield Step(item_id=item_id, begin=begin, options=options)
         offset = 0
         while offset < opened.size_bytes:
             size = min(CHUNK_BYTES, opened.size_bytes - offset)
-            data = await asyncio.to_thread(_read, opened.file, picture.name, size)
+            data = await asyncio.to_thread(read_chunk, opened.file, picture.name, size)
             yield Step(item_id=item_id, chunk=image_pb2.ItemChunk(offset_bytes=offset, data=data))
             offset += len(data)
         yield Step(item_id=item_id, end=image_pb2.EndItem())
@@ -62,7 +62,12 @@ async def steps(
         opened.file.close()
 
 
-def _open(picture: Picture, max_image_bytes: int) -> Opened:
+def open_picture(picture: Picture, max_image_bytes: int) -> Opened:
+    """Opens a picture and takes its digest.
+
+    Raises:
+        MaifsError: FILE_UNREADABLE, IMAGE_TOO_LARGE.
+    """
     if isinstance(picture, FilePicture):
         if picture.fault:
             raise MaifsError(Reason.FILE_UNREADABLE, f"{picture.name!r}: {picture.fault}.")
@@ -102,7 +107,12 @@ def _check_size(size_bytes: int, max_image_bytes: int) -> None:
         )
 
 
-def _read(file: BinaryIO, name: str, size: int) -> bytes:
+def read_chunk(file: BinaryIO, name: str, size: int) -> bytes:
+    """The next bytes.
+
+    Raises:
+        MaifsError: FILE_UNREADABLE, also at the end of the file.
+    """
     try:
         data = file.read(size)
     except OSError as error:
