@@ -11,7 +11,7 @@ from coordinator.client.pictures import Picture, Sendable, as_picture
 from coordinator.client.report import Outcome, Report
 from coordinator.client.stream import Event, Failed, Reported, RunOptions, StreamRun
 from coordinator.client.target import choose, find_model, status_of
-from coordinator.embedded import EmbeddedOptions, EmbeddedServices, embedded_services
+from coordinator.embedded import EmbeddedOptions, EmbeddedServices, StateListener, embedded_services
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from serving.channel import open_channel
 from serving.errors import MaifsError
@@ -48,15 +48,22 @@ class Options:
 class AsyncClient:
     """A connection to a coordinator, or to services of the client's own; to be entered with `async with`."""
 
-    def __init__(self, address: str | None = None, *, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        options: Options | None = None,
+        on_service: StateListener = lambda name, state, elapsed_s: None,
+    ) -> None:
         """Does nothing yet.
 
         Args:
             address: "unix:/path/to.sock" or "host:port". None: $MAIFS_ADDRESS, else the coordinator of this host, else
                 the services are started as child processes for as long as the client is open.
             options: how to analyse.
+            on_service: hears of the services that the client starts.
         """
-        self._wanted_address, self.options = address, options or Options()
+        self._wanted_address, self.options, self._on_service = address, options or Options(), on_service
         self._exits = contextlib.AsyncExitStack()
         self._services: EmbeddedServices | None = None
         self._stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub | None = None
@@ -79,12 +86,18 @@ class AsyncClient:
             self._exits = self._exits.pop_all()  # nothing failed: leave open what was opened
         return self
 
+    @property
+    def max_image_bytes(self) -> int:
+        """Largest file that the coordinator takes."""
+        return self._limits.max_image_bytes or 2**63 - 1
+
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
 
     async def _start_services(self) -> str:
         model = find_model() if self.options.use_llm else None
-        self._services = await self._exits.enter_async_context(embedded_services(EmbeddedOptions(llm_model=model)))
+        services = embedded_services(EmbeddedOptions(llm_model=model), self._on_service)
+        self._services = await self._exits.enter_async_context(services)
         return self._services.address
 
     async def analyze(self, picture: Sendable | Picture, *, name: str = "", options: Options | None = None) -> Report:
@@ -173,7 +186,7 @@ class AsyncClient:
         allowed = max(1, self._limits.max_items_per_stream_count or concurrency)
         run_options = RunOptions(
             concurrency=max(1, min(concurrency, allowed)),
-            max_image_bytes=self._limits.max_image_bytes or 2**63 - 1,
+            max_image_bytes=self.max_image_bytes,
             analyze=self._analyze_options(options or self.options),
         )
         return StreamRun(self._connected(), self.address, pictures, run_options)

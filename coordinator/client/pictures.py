@@ -40,16 +40,18 @@ class FilePicture:
     path: Path
     fault: str = ""
     """Why it cannot be sent, known before it is opened; empty otherwise."""
+    shown_name: str = ""
+    """Name in place of the path, where the file lies under another than its own."""
 
     @property
     def name(self) -> str:
         """The path as it was given."""
-        return str(self.path)
+        return self.shown_name or str(self.path)
 
     @property
     def wire_name(self) -> str:
-        """The name alone, without folders; bytes that are no UTF-8 are replaced, since protobuf has none."""
-        return self.path.name.encode("utf-8", errors="replace").decode("utf-8")[:_LONGEST_NAME]
+        """The name alone, without folders, as protobuf can carry it."""
+        return _wire_name(self.shown_name or self.path.name)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ class BytesPicture:
     @property
     def wire_name(self) -> str:
         """The name as protobuf can carry it."""
-        return self.name.encode("utf-8", errors="replace").decode("utf-8")[:_LONGEST_NAME]
+        return _wire_name(self.name)
+
+
+def _wire_name(name: str) -> str:
+    """Bytes of a file name that are no UTF-8 are replaced, since protobuf has none."""
+    return name.encode("utf-8", errors="replace").decode("utf-8")[:_LONGEST_NAME]
 
 
 Picture: TypeAlias = "FilePicture | BytesPicture"

@@ -146,7 +146,8 @@ def make_report(data: bytes, file_name: str) -> report_pb2.Report:
 
 @dataclass
 class SimulatedCoordinator(coordinator_pb2_grpc.CoordinatorServiceServicer):
-    """fail*: NOT_AN_IMAGE; busy*: QUEUE_FULL the first time; slow*: never ends; crash*: the whole call ends."""
+    """fail*: NOT_AN_IMAGE; busy*: QUEUE_FULL the first time; slow*: never ends; crash*: the whole call ends;
+    pause*: the tools have ended, the rest waits for `go_on`."""
 
     options: list[coordinator_pb2.AnalyzeOptions] = field(default_factory=list)
     received: dict[str, bytes] = field(default_factory=dict)
@@ -155,6 +156,7 @@ class SimulatedCoordinator(coordinator_pb2_grpc.CoordinatorServiceServicer):
     llm_state: coordinator_pb2.BackendState.ValueType = coordinator_pb2.BACKEND_STATE_SERVING
     status_calls: int = 0
     refused: set[str] = field(default_factory=set)
+    go_on: threading.Event = field(default_factory=threading.Event)
 
     def Analyze(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
@@ -185,6 +187,8 @@ class SimulatedCoordinator(coordinator_pb2_grpc.CoordinatorServiceServicer):
             await self._misbehave(item, context)
             for result in tool_results():
                 yield self._event(item.item_id, tool_result=result)
+            if item.file_name.startswith("pause"):
+                await asyncio.to_thread(self.go_on.wait, 60)
             reached = coordinator_pb2.VerdictReached(verdict=finding_pb2.VERDICT_MANIPULATED, probability=0.93)
             yield self._event(item.item_id, verdict_reached=reached)
             yield self._event(item.item_id, report=make_report(item.data, item.file_name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,6 +23,7 @@ from coordinator.client import target
 from serving.errors import ExitCode
 from tests.conftest import ROOT
 from tests.coordinator.cli_server import MAX_IMAGE_BYTES, MAX_OPEN_ITEMS, ServerThread
+from tests.coordinator.pictures import write_picture
 
 
 @pytest.fixture
@@ -41,14 +40,6 @@ def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     return folder
-
-
-def write_picture(path: Path, seed: int = 0) -> Path:
-    pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    path.write_bytes(buffer.getvalue())
-    return path
 
 
 def run(server: ServerThread, *arguments: str | Path) -> int:

@@ -32,6 +32,7 @@ from coordinator.client import (
 from coordinator.client.pictures import encode_png
 from serving.errors import ExitCode
 from tests.coordinator.cli_server import MAX_IMAGE_BYTES, MAX_OPEN_ITEMS, ServerThread
+from tests.coordinator.pictures import png
 
 RNG = np.random.default_rng(3)
 
@@ -49,13 +50,6 @@ def server() -> Iterator[ServerThread]:
 def client(server: ServerThread) -> Iterator[Client]:
     with Client(server.address) as opened:
         yield opened
-
-
-def png(seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def _node_modules() -> Path:
     """grpc-js, installed once into build/js from the pinned package.json."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
-    folder, package = ROOT / "build" / "js", ROOT / "tests/system/js/package.json"
+    folder, package = ROOT / "build" / "js", ROOT / "examples/package.json"
     stamp = folder / "package.json"
     if not (folder / "node_modules/@grpc/grpc-js").exists() or stamp.read_bytes() != package.read_bytes():
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def test_grpc_js_streams_a_picture_in_chunks(coordinator: ServiceProcess, pictur
     assert spec is not None
     assert spec.origin is not None
     protos = f"{ROOT / 'protos'}:{Path(spec.origin).parents[2]}"
-    script = str(ROOT / "tests/system/js/analyze.js")
+    script = str(ROOT / "examples/analyze.js")
     done = subprocess.run(
         ["node", script, protos, coordinator.address, str(picture)],
         capture_output=True, text=True, timeout=120, env={**os.environ, "NODE_PATH": str(node_modules)},

@@ -1,0 +1,49 @@
+"""What the commands share: options, exit codes, and how their coroutines run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from serving.errors import ExitCode, MaifsError
+
+T = TypeVar("T")
+
+EPILOG = (
+    "Exit codes: 0 all analysed, 1 some pictures failed, 2 usage, 3 a service cannot be reached, 4 a fault of the "
+    "program, 130 interrupted."
+)
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDR",
+        help="Coordinator: unix:/path/to.sock or host:port. Default: $MAIFS_ADDRESS, else "
+        "unix:/run/maifs/coordinator.sock when something serves there.",
+    ),
+]
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run, in which SIGTERM and Ctrl-C both end as KeyboardInterrupt."""
+    try:
+        return asyncio.run(work)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def run_or_exit(work: Coroutine[Any, Any, T]) -> T:
+    """The same; what goes wrong is printed, and ends the command with its exit code."""
+    from coordinator.cli.terminal import Style, Terminal
+
+    try:
+        return run(work)
+    except MaifsError as error:
+        Terminal(Style.TEXT, "en", quiet=False).error(str(error))
+        raise typer.Exit(error.reason.exit_code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None

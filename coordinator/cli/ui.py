@@ -1,0 +1,33 @@
+"""`coordinator-cli ui`: a local web page."""
+
+from __future__ import annotations
+
+import webbrowser
+
+from coordinator.cli.terminal import Style, Terminal
+from coordinator.client import Options
+from coordinator.ui.serve import UiSettings, serve
+
+
+async def run(address: str | None, port: int, lang: str, *, use_llm: bool, open_browser: bool) -> None:
+    """Serves the page until Ctrl-C.
+
+    Raises:
+        MaifsError: see coordinator.ui.serve.serve.
+    """
+    terminal = Terminal(Style.TEXT, lang, quiet=False)
+    display = terminal.display()
+
+    def on_url(url: str) -> None:
+        display.close()
+        # The only line on standard output, so that a script can read it.
+        print(url, flush=True)
+        terminal.note("Open this address in a browser; it works once. Ctrl-C ends the page.")
+        if open_browser:
+            webbrowser.open(url)
+
+    settings = UiSettings(address, port, lang, Options(use_llm=use_llm, language=lang))
+    try:
+        await serve(settings, on_url, display.service)
+    finally:
+        display.close()
