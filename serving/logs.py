@@ -1,4 +1,4 @@
-"""Structured logs: text on a terminal, one JSON object a line otherwise."""
+"""Structured logs: text on a terminal, fields in systemd's journal, one JSON object a line otherwise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from serving.journal import JournalHandler, under_journal
 from serving.requests import current_request_id
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "vllm_process_name"}
@@ -61,17 +62,26 @@ class TextFormatter(logging.Formatter):
         return f"{super().formatMessage(record)} {extra}".rstrip()
 
 
+def _handler(service: str, style: str) -> logging.Handler:
+    if style == "auto":
+        style = "text" if sys.stderr.isatty() else "journal" if under_journal() else "json"
+    if style == "journal":
+        return JournalHandler(service, fields_of)
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter(service) if style == "text" else JsonFormatter(service))
+    return handler
+
+
 def configure_logs(service: str, level: str, style: str) -> None:
-    """Sends all logs to standard error.
+    """Sends all logs to standard error, or to the journal.
 
     Args:
         service: name that each line carries.
         level: "debug", "info", "warning" or "error".
-        style: "text", "json", or "auto": text on a terminal, JSON otherwise.
+        style: "text", "json", "journal", or "auto": text on a terminal, the journal where standard error goes there,
+            JSON otherwise.
     """
-    text = style == "text" or (style == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler()
-    handler.setFormatter(TextFormatter(service) if text else JsonFormatter(service))
+    handler = _handler(service, style)
     handler.addFilter(_RequestIdFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("PIL", "matplotlib", "asyncio"):

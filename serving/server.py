@@ -42,7 +42,8 @@ class ServerConfig:
     log_level: str = "info"
     """"debug", "info", "warning" or "error"."""
     log_style: str = "auto"
-    """"text", "json", or "auto": text on a terminal, JSON otherwise."""
+    """"text", "json", "journal" (systemd's, with searchable fields), or "auto": text on a terminal, the journal where
+    standard error goes there, JSON otherwise."""
 
     def faults(self) -> list[str]:
         """See serving.config."""
@@ -51,8 +52,8 @@ class ServerConfig:
             found.append(f"drain_grace_s = {self.drain_grace_s}: must be at least 0")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             found.append(f"log_level = {self.log_level!r}: must be debug, info, warning or error")
-        if self.log_style not in {"auto", "text", "json"}:
-            found.append(f"log_style = {self.log_style!r}: must be auto, text or json")
+        if self.log_style not in {"auto", "text", "json", "journal"}:
+            found.append(f"log_style = {self.log_style!r}: must be auto, text, json or journal")
         return found
 
 

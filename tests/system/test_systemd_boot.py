@@ -90,6 +90,13 @@ def test_ready_services_tell_their_status(system: Booted) -> None:
     assert system.show(COORDINATOR, "StatusText") == "serving"
 
 
+def test_the_journal_has_the_services_fields(system: Booted) -> None:
+    """The unit's own lines by field, the way an operator follows one request."""
+    found = system.shell(f"journalctl -o json MAIFS_LOGGER=serving.gpu.session _SYSTEMD_UNIT={VISION} --no-pager")
+    entry = json.loads(found.splitlines()[-1])
+    assert (entry["MAIFS_STATE"], entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) == ("enforced", "6", "vision-service")
+
+
 def test_the_kernel_refuses_vision_every_gpu_but_its_own(system: Booted) -> None:
     group = system.show(VISION, "ControlGroup")
     probe = f"cd {SOURCE}; /opt/maifs/venv/bin/python -m serving.gpu.probe_process /sys/fs/cgroup{group} 2"
