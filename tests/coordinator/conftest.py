@@ -93,7 +93,7 @@ class World:
         return [response.event async for response in self.stub.Analyze(request, timeout=timeout_s)]
 
     async def stream(
-        self, requests: Sequence[Request], timeout_s: float = 20
+        self, requests: Sequence[Request], timeout_s: float | None = 20
     ) -> list[coordinator_pb2.AnalyzeStreamResponse]:
         """Responses of one stream."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -143,6 +144,7 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
             final = vision_pb2.VisionResult(
                 image=image_info(len(item.data)), tool_results=self.results, timings=[timing]
             )
+            final.image.sha256 = hashlib.sha256(item.data).digest()
             self.ended.append("done")
             yield vision_pb2.AnalyzeStreamResponse(item_id=item.item_id, result=final)
         except asyncio.CancelledError:

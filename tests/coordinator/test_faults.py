@@ -307,6 +307,63 @@ class TestClient:
         assert from_status(ends["slow"].error).reason is Reason.CANCELLED
         await until(lambda: world.vision.ended.count("cancelled") == 1)
 
+    async def test_cancels_an_item_that_the_language_model_is_at(self, world: World) -> None:
+        world.llm.before_finish = lambda: asyncio.sleep(30)
+        call = world.stub.AnalyzeStream(timeout=20)
+        for request in item("a"):
+            await call.write(request)
+        await until(lambda: bool(world.llm.requests))
+        await call.write(Request(item_id="a", cancel=image_pb2.CancelItem()))
+        await call.done_writing()
+        events = [response.event async for response in call]
+        assert from_status(events[-1].error).reason is Reason.CANCELLED
+        assert sum(event.WhichOneof("event") in {"report", "error"} for event in events) == 1
+        await until(lambda: world.llm.cancelled == 1)
+
+    async def test_that_hangs_up_during_a_second_look_ends_all_of_it(self, make_world: Callable[..., World]) -> None:
+        world = make_world(second_look=True)
+        world.llm.before_finish = lambda: asyncio.sleep(30)
+        await world.start()
+        call = world.stub.Analyze(_request(), timeout=20)
+        await until(lambda: len(world.llm.requests) == 3)  # the explanation and a reading for each side
+        call.cancel()
+        await until(lambda: world.llm.cancelled == 3)
+
+    async def test_the_deadline_reaches_both_backends(self, world: World) -> None:
+        await world.analyze(timeout_s=6)
+        assert world.vision.deadlines
+        assert world.llm.deadlines
+        for left in (*world.vision.deadlines, *world.llm.deadlines):
+            assert left is not None
+            assert left <= 6
+
+    async def test_without_a_deadline_the_backends_have_those_of_the_settings(
+        self, make_world: Callable[..., World]
+    ) -> None:
+        world = make_world(item_timeout_s=7, llm_timeout_s=5)
+        await world.start()
+        await world.stream(item("a"), timeout_s=None)
+        assert [round(left or 0) for left in world.vision.deadlines] == [7]
+        assert [round(left or 0) for left in world.llm.deadlines] == [5]
+
+    async def test_knows_how_many_items_it_may_begin(self, make_world: Callable[..., World]) -> None:
+        world = make_world(max_open_items=3)
+        go_on = asyncio.Event()
+
+        async def wait(_: Item, attempt: int) -> None:
+            await go_on.wait()
+
+        world.vision.before_tools = wait
+        await world.start()
+        running = asyncio.ensure_future(world.stream([r for i in range(4) for r in item(f"i{i}")]))
+        await until(lambda: len(world.vision.items) == 3)
+        go_on.set()
+        responses = await running
+        credit = [r.event.accepted.credit_items_count for r in responses if r.event.HasField("accepted")]
+        assert credit == [2, 1, 0]
+        refused = [from_status(r.event.error) for r in responses if r.event.HasField("error")]
+        assert [(error.reason, error.retry_after_s > 0) for error in refused] == [(Reason.TOO_MANY_OPEN_ITEMS, True)]
+
     async def test_that_does_not_read_keeps_no_place_at_the_vision_service(
         self, make_world: Callable[..., World]
     ) -> None:
