@@ -25,8 +25,12 @@ def build(folder: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str, **properties: object) -> subprocess.CompletedProcess[str]:
-    """`python ARGUMENTS` where the fake driver is the driver; properties become FAKE_NVML_*."""
+    """`python ARGUMENTS` where the fake driver is the driver; properties become FAKE_NVML_*.
+
+    Programs in the folder come before those of this host.
+    """
     environ = {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(ROOT)}
+    environ["PATH"] = f"{folder}:{environ['PATH']}"
     environ |= {f"FAKE_NVML_{name.upper()}": str(value) for name, value in properties.items()}
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False

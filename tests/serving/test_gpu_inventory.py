@@ -98,6 +98,17 @@ def test_planted_faults_are_found_on_their_gpus(driver: Path) -> None:
     assert "GPU 0" in found["NO_COMPUTE"]
 
 
+def test_an_error_in_the_kernel_s_log_is_found_on_its_gpu(driver: Path) -> None:
+    log = driver / "journalctl"
+    log.write_text('#!/bin/sh\ncase "$*" in *--dmesg*) echo "NVRM: Xid (PCI:0000:06:00): 79, pid=7";; esac\n')
+    log.chmod(0o755)
+    try:
+        found = codes(check(driver, ExitCode.ITEMS_FAILED))
+    finally:
+        log.unlink()
+    assert found["XID"] == "GPU 2 reported Xid 79 since the host booted: GPU has fallen off the bus."
+
+
 def test_a_foreign_process_is_named_with_its_cure(driver: Path) -> None:
     document = check(driver, ExitCode.ITEMS_FAILED, pids=f"0,0,0,{os.getpid()}", used="0,0,0,4096")
     finding = next(finding for finding in document["findings"] if finding["code"] == "FOREIGN_PROCESS")

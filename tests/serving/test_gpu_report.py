@@ -17,6 +17,7 @@ from serving.errors import MaifsError, Reason
 from serving.gpu import report
 from serving.gpu.pin import PinProof, PinState
 from serving.gpu.report import PinReport, current_pin, publish
+from serving.gpu.service_health import Health, ask
 from serving.server import ServerConfig, serve
 from tests.processes import socket_folder
 from tests.serving.tiny_service import TinyConfig, TinyService
@@ -82,8 +83,10 @@ async def test_health_names_the_state_that_holds_and_follows_it(folder: Path, mo
 
 async def test_without_a_gpu_the_state_is_none(folder: Path) -> None:
     address = f"unix:{folder}/t.sock"
+    assert ask(address) is Health.SILENT
     running = asyncio.ensure_future(serve(TinyService(TinyConfig()), ServerConfig(address)))
     await until(address, PinState.NONE)
+    assert await asyncio.to_thread(ask, address) is Health.SERVING
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(running, 20) == 0
 
