@@ -1,6 +1,6 @@
 # The developers' menu. `make demo` and `make test` set up all they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast lint format protos release-protos clean
+.PHONY: help setup model demo test test-fast train-ai-cue lint format protos release-protos clean
 
 PY := .venv/bin/python
 MODEL := models/smollm2-135m-instruct
@@ -35,6 +35,15 @@ protos: ## typed stubs in maifs/ from protos/
 
 release-protos: setup ## make today's contract the one that buf breaking guards
 	@scripts/buf.sh release
+
+TRAINING_DATA ?= data
+
+train-ai-cue: setup ## weights of noise.synthesis from TRAINING_DATA (about an hour on 2 cores; docs/learned.md)
+	@$(PY) -m training.pairs --data $(TRAINING_DATA) --out build/training
+	@$(PY) -m training.ai_cue --pairs build/training --out build/training/first.safetensors --last-step 3000
+	@$(PY) -m training.ai_cue --pairs build/training --out build/training/residual_net.safetensors \
+		--start build/training/first.safetensors --steps 1200 --peak-rate 1.5e-3 --seed 2
+	@$(PY) -m training.evaluate --data $(TRAINING_DATA) --weights build/training/residual_net.safetensors
 
 clean: ## everything that make made, except .venv and models
 	rm -rf build demo-output .pytest_cache .mypy_cache .ruff_cache
