@@ -6,8 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
@@ -42,6 +43,8 @@ class Ui:
     batches: Batches
     labels: Labels
     max_image_bytes: int
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the page ends, so that open streams of events end too."""
 
 
 def create_app(ui: Ui, access: Access) -> Starlette:
@@ -125,7 +128,7 @@ class Pages:
                     html = self._templates.get_template("card.html.j2").render(t=self._t, card=card)
                     yield json.dumps({"id": card.id, "ended": card.ended, "html": html})
 
-        return _event_stream(cards())
+        return _event_stream(cards(), self._ui.closing)
 
     async def report(self, request: Request) -> Response:
         """A report by its key, as a page or, with .json, as data."""
@@ -175,7 +178,7 @@ class Pages:
                     yield "{}"
             yield '{"ended": true}'
 
-        return _event_stream(ticks())
+        return _event_stream(ticks(), self._ui.closing)
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """An error in words; for the page's script as JSON."""
@@ -192,27 +195,30 @@ class Pages:
         return self._page("message.html.j2", error.status_code, title=str(error.status_code), text=error.detail)
 
 
-def _event_stream(data: AsyncGenerator[str, None]) -> StreamingResponse:
-    """Server-sent events, with a comment now and then so that a browser that has gone is noticed."""
+def _event_stream(data: AsyncGenerator[str, None], closing: asyncio.Event) -> StreamingResponse:
+    """Server-sent events until there are no more or the page ends."""
 
     async def lines() -> AsyncIterator[str]:
-        async with aclosing(data):
-            following: asyncio.Future[str] | None = None
-            yield ": open\n\n"
-            try:
-                while True:
-                    following = following or asyncio.ensure_future(anext(data))
-                    done, _ = await asyncio.wait({following}, timeout=_ALIVE_S)
-                    if not done:
-                        yield ": alive\n\n"
-                        continue
+        ended = asyncio.ensure_future(closing.wait())
+        following: asyncio.Future[str] | None = None
+        yield ": open\n\n"
+        try:
+            while not ended.done():
+                following = following or asyncio.ensure_future(anext(data))
+                both: set[asyncio.Future[Any]] = {following, ended}
+                await asyncio.wait(both, timeout=_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
                     line, following = following.result(), None
                     yield f"data: {line}\n\n"
-            except StopAsyncIteration:
-                return
-            finally:
-                if following:
-                    following.cancel()
-                    await asyncio.wait({following})
+                else:
+                    yield ": alive\n\n"  # a browser that has gone is noticed by writing to it
+        except StopAsyncIteration:
+            return
+        finally:
+            waiting = {task for task in (following, ended) if task}
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await data.aclose()
 
     return StreamingResponse(lines(), media_type="text/event-stream")

@@ -59,7 +59,7 @@ async def serve(settings: UiSettings, on_url: Callable[[str], None], on_service:
         ):
             pictures = Pictures(client, Path(folder))
             ui = Ui(pictures, Batches(channel, client.address), Labels(settings.lang), client.max_image_bytes)
-            server = _Server(create_app(ui, access), lambda: on_url(access.url))
+            server = _Server(create_app(ui, access), lambda: on_url(access.url), ui.closing.set)
             try:
                 await server.serve(sockets=[listener])
             finally:
@@ -67,7 +67,7 @@ async def serve(settings: UiSettings, on_url: Callable[[str], None], on_service:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, app: object, on_started: Callable[[], None]) -> None:
+    def __init__(self, app: object, on_started: Callable[[], None], on_stopping: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -79,12 +79,16 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
-        self._on_started = on_started
+        self._on_started, self._on_stopping = on_started, on_stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stopping()
+        await super().shutdown(sockets)
 
 
 @contextlib.contextmanager

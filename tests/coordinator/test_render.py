@@ -90,7 +90,12 @@ def text_of(document: ReportDocument | ErrorDocument, t: Labels = EN) -> str:
 def picture_file(path: Path, width: int, height: int, mode: str = "RGB") -> image_pb2.ImageInfo:
     values = np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)
     Image.fromarray(values).convert(mode).save(path)
-    return image_pb2.ImageInfo(sha256=hashlib.sha256(path.read_bytes()).digest(), width_px=width, height_px=height)
+    return info_of(path, width_px=width, height_px=height)
+
+
+def info_of(path: Path, **facts: int) -> image_pb2.ImageInfo:
+    data = path.read_bytes()
+    return image_pb2.ImageInfo(sha256=hashlib.sha256(data).digest(), size_bytes=len(data), **facts)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
@@ -231,7 +236,7 @@ def test_a_preview_is_downscaled_and_keeps_the_stored_orientation(tmp_path: Path
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (3200, 1000)).save(path, exif=exif)
-    info = image_pb2.ImageInfo(sha256=hashlib.sha256(path.read_bytes()).digest(), width_px=3200, height_px=1000)
+    info = info_of(path, width_px=3200, height_px=1000)
     preview = load_preview(path, info)
     assert preview is not None
     assert Image.open(io.BytesIO(preview.jpeg)).size == (PREVIEW_SIDE_PX, PREVIEW_SIDE_PX * 1000 // 3200)
@@ -242,7 +247,7 @@ def test_a_preview_is_downscaled_and_keeps_the_stored_orientation(tmp_path: Path
 def test_every_mode_has_a_preview(tmp_path: Path, mode: str) -> None:
     if mode == "I;16":
         Image.fromarray(np.full((20, 30), 40_000, dtype=np.uint16)).save(tmp_path / "a.png")
-        info = image_pb2.ImageInfo(sha256=hashlib.sha256((tmp_path / "a.png").read_bytes()).digest())
+        info = info_of(tmp_path / "a.png")
     else:
         info = picture_file(tmp_path / "a.png", 30, 20, mode)
     preview = load_preview(tmp_path / "a.png", info)
@@ -257,7 +262,7 @@ def test_there_is_no_preview_of_a_file_that_is_gone_changed_or_broken(tmp_path: 
     assert load_preview(path, info) is None
     broken = b"\x89PNG\r\n\x1a\nbroken"
     path.write_bytes(broken)
-    assert load_preview(path, image_pb2.ImageInfo(sha256=hashlib.sha256(broken).digest())) is None
+    assert load_preview(path, info_of(path)) is None
     path.unlink()
     assert load_preview(path, info) is None
 

@@ -90,12 +90,11 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def until(self, expression: str) -> Any:
-        """Waits until an expression is true; its value."""
+    async def until(self, expression: str) -> None:
+        """Waits until an expression is true."""
         async with asyncio.timeout(_TIMEOUT_S):
-            while not (value := await self.evaluate(expression)):
+            while not await self.evaluate(f"!!({expression})"):
                 await asyncio.sleep(0.05)
-        return value
 
     async def text(self, selector: str = "body") -> str:
         """Visible text."""

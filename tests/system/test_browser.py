@@ -37,6 +37,7 @@ async def _tab() -> AsyncIterator[Tab]:
     SHOTS.mkdir(parents=True, exist_ok=True)
     async with chromium() as tab:
         yield tab
+        await tab.screenshot(SHOTS / "last.png")
         await tab.close()
 
 
