@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 
+from coordinator.cache_store import CacheStore
 from coordinator.vision_client import Picture
 from maifs.coordinator.v1 import coordinator_pb2, report_pb2
 from serving.requests import current_request_id
@@ -33,22 +35,35 @@ class CacheKey:
 
 
 class ReportCache:
-    """The reports that were asked for last, up to so many bytes."""
+    """The reports that were asked for last, up to so many bytes in memory, and on disk where there is a store."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, max_bytes: int, store: CacheStore | None = None) -> None:
+        """Makes an empty cache.
+
+        Args:
+            max_bytes: in memory; 0: nothing is kept anywhere.
+            store: keeps them on disk too.
+        """
+        self.max_bytes, self._store = max_bytes, store
         self.held_bytes = self.hits = 0
-        self._reports: OrderedDict[CacheKey, bytes] = OrderedDict()
+        self._reports: OrderedDict[str, bytes] = OrderedDict()
+        self._writing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._reports)
 
-    def find(self, key: CacheKey) -> report_pb2.Report | None:
+    async def find(self, key: CacheKey) -> report_pb2.Report | None:
         """The report under a key; None when there is none."""
-        stored = self._reports.get(key)
+        digest = key.digest()
+        stored = self._reports.get(digest)
+        if stored is None and self._store is not None:
+            stored = await self._store.find(digest)
+            if stored is not None:
+                self._keep(digest, stored)
         if stored is None:
             return None
-        self._reports.move_to_end(key)
+        if digest in self._reports:
+            self._reports.move_to_end(digest)
         self.hits += 1
         return report_pb2.Report.FromString(stored)
 
@@ -57,14 +72,27 @@ class ReportCache:
         failed = (report.HasField("explanation_error"), report.second_look.HasField("error"))
         if report.warnings or any(failed) or report.picture_reading.HasField("error"):
             return
-        stored = report.SerializeToString()
+        digest, stored = key.digest(), report.SerializeToString()
+        self._keep(digest, stored)
+        if self._store is not None:
+            task = asyncio.ensure_future(self._store.add(digest, stored))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    def _keep(self, digest: str, stored: bytes) -> None:
         if len(stored) > self.max_bytes:
             return
-        self.held_bytes += len(stored) - len(self._reports.pop(key, b""))
-        self._reports[key] = stored
+        self.held_bytes += len(stored) - len(self._reports.pop(digest, b""))
+        self._reports[digest] = stored
         while self.held_bytes > self.max_bytes:
             _, oldest = self._reports.popitem(last=False)
             self.held_bytes -= len(oldest)
+
+    async def close(self) -> None:
+        """Ends the writing."""
+        await asyncio.gather(*self._writing)
+        if self._store is not None:
+            await self._store.close()
 
 
 def replay(report: report_pb2.Report, picture: Picture) -> Iterator[coordinator_pb2.ItemEvent]:

@@ -68,7 +68,9 @@ class CoordinatorConfig:
     max_held_items: int = 4096
     """Pictures held over all calls."""
     cache_bytes: int = 256 * MIB
-    """Reports kept for files that come again; 0: none."""
+    """Reports kept in memory for files that come again; 0: none are kept anywhere."""
+    cache_disk_bytes: int = 2048 * MIB
+    """Reports kept in state_folder, where one is set; 0: none."""
     vision_concurrency: int = 4
     """Pictures that are with each vision service at a time; the others wait here as encoded bytes."""
     llm_concurrency: int = 8
@@ -114,8 +116,9 @@ class CoordinatorConfig:
             )
         if self.batch_retention_s < 0:
             found.append(f"batch_retention_s = {self.batch_retention_s}: must be at least 0")
-        if self.cache_bytes < 0:
-            found.append(f"cache_bytes = {self.cache_bytes}: must be at least 0")
+        for name in ("cache_bytes", "cache_disk_bytes"):
+            if getattr(self, name) < 0:
+                found.append(f"{name} = {getattr(self, name)}: must be at least 0")
         found += [
             f"{name} names an address twice"
             for name in ("vision_address", "llm_address")

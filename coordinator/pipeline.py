@@ -94,7 +94,7 @@ class Pipeline:
         digest = b""
         if self._cache.max_bytes:
             digest = picture.sha256 or await asyncio.to_thread(picture.encoded.sha256)
-            known = None if options.skip_cache else self._find(digest, options)
+            known = None if options.skip_cache else await self._find(digest, options)
             if known is not None:
                 for event in replay(known, picture):
                     yield event
@@ -102,10 +102,10 @@ class Pipeline:
         async for event in self._make(picture, digest, options):
             yield event
 
-    def _find(self, digest: bytes, options: Options) -> report_pb2.Report | None:
+    async def _find(self, digest: bytes, options: Options) -> report_pb2.Report | None:
         for vision in self._vision.identities():
             for llm in self._llm.identities() if self._llm and not options.skip_llm else {""}:
-                report = self._cache.find(self._key(digest, vision, llm, options))
+                report = await self._cache.find(self._key(digest, vision, llm, options))
                 if report is not None:
                     return report
         return None

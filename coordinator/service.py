@@ -12,6 +12,7 @@ from coordinator.admission import Admission
 from coordinator.backends.backend import Backend, C
 from coordinator.backends.pool import Pool
 from coordinator.cache import ReportCache
+from coordinator.cache_store import CacheStore
 from coordinator.config import LANGUAGES, CoordinatorConfig
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.explanation.explainer import Explainer
@@ -50,6 +51,7 @@ class CoordinatorService:
         self.llm: Pool[LlmClient] | None = None
         self._explainers: dict[str, Explainer] = {}
         self._batches: Batches | None = None
+        self._cache: ReportCache | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
         """See serving.server.Service."""
@@ -69,7 +71,7 @@ class CoordinatorService:
             )
             for language in LANGUAGES
         }
-        cache = ReportCache(config.cache_bytes)
+        self._cache = cache = _cache(config)
         pipeline = Pipeline(
             self.vision,
             self.llm,
@@ -146,6 +148,15 @@ class CoordinatorService:
             await self.llm.close()
         if self.vision:
             await self.vision.close()
+        if self._cache:
+            await self._cache.close()
+
+
+def _cache(config: CoordinatorConfig) -> ReportCache:
+    store = None
+    if config.state_folder and config.cache_bytes and config.cache_disk_bytes:
+        store = CacheStore(config.state_folder, config.cache_disk_bytes)
+    return ReportCache(config.cache_bytes, store)
 
 
 def _batches(

@@ -110,6 +110,7 @@ class World:
             await server.stop(0)
         if self.service:
             await self.service.stop()
+        self.service, self.channel, self.servers = None, None, {}
 
 
 def item(item_id: str, data: bytes = b"picture", **begin: Any) -> list[Request]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from coordinator.backends.backend import Health
 from coordinator.backends.pool import Pool
 from coordinator.cache import CacheKey, ReportCache
+from coordinator.cache_store import FILE_NAME, CacheStore
 from maifs.common.v1 import finding_pb2
 from maifs.coordinator.v1 import coordinator_pb2, report_pb2
 from serving.errors import MaifsError, Reason
@@ -115,20 +117,71 @@ def key(name: str) -> CacheKey:
     return CacheKey(name.encode(), "vision", "llm", "policy", "en")
 
 
-def test_it_holds_no_more_bytes_than_set_and_drops_what_was_asked_for_longest_ago() -> None:
+async def test_it_holds_no_more_bytes_than_set_and_drops_what_was_asked_for_longest_ago() -> None:
     report = report_pb2.Report(file_name="x" * 1000)
     size = report.ByteSize()
     cache = ReportCache(3 * size)
     for name in "abc":
         cache.add(key(name), report)
-    assert cache.find(key("a"))
+    assert await cache.find(key("a"))
     cache.add(key("d"), report)
-    assert cache.find(key("b")) is None
-    assert all(cache.find(key(name)) for name in "acd")
+    assert await cache.find(key("b")) is None
+    assert all([await cache.find(key(name)) for name in "acd"])
     assert cache.held_bytes == 3 * size
     cache.add(key("e"), report_pb2.Report(file_name="x" * 4 * size))
-    assert cache.find(key("e")) is None
+    assert await cache.find(key("e")) is None
     assert len(cache) == 3
+
+
+class TestOnDisk:
+    async def test_a_report_outlives_the_coordinator(self, make_world: Callable[..., World], tmp_path: Path) -> None:
+        settings = {"cache_bytes": MIB, "state_folder": tmp_path / "state"}
+        before = make_world(**settings)
+        await before.start()
+        await known(before)
+        first = (await before.analyze())[-1].report
+        await before.close()
+        after = make_world(**settings)
+        await after.start()
+        await known(after)
+        report = (await after.analyze())[-1].report
+        assert report.HasField("from_cache")
+        assert report.create_time == first.create_time
+        assert not after.vision.items
+
+    async def test_it_stays_within_its_size(self, tmp_path: Path) -> None:
+        store = CacheStore(tmp_path, 3000)
+        for name in "abc":
+            await store.add(name, bytes(1000))
+        assert await store.find("a") == bytes(1000)
+        await store.add("d", bytes(1000))
+        assert await store.find("b") is None
+        assert [await store.find(name) for name in "acd"] == [bytes(1000)] * 3
+        await store.add("d", bytes(500))
+        await store.add("e", bytes(4000))
+        assert await store.find("e") is None
+        await store.close()
+        again = CacheStore(tmp_path, 3000)
+        assert await again.find("d") == bytes(500)
+        await again.add("f", bytes(500))
+        assert await again.find("a") == bytes(1000)
+        await again.close()
+
+    @pytest.mark.parametrize("fault", ["no database", "a folder", "no permission to make it"])
+    async def test_one_that_cannot_be_used_is_done_without(self, tmp_path: Path, fault: str) -> None:
+        folder = tmp_path / "state"
+        if fault == "no database":
+            folder.mkdir()
+            (folder / FILE_NAME).write_bytes(b"no database" * 1000)
+        elif fault == "a folder":
+            (folder / FILE_NAME).mkdir(parents=True)
+        else:
+            folder.write_bytes(b"a file where the folder should be")
+        cache = ReportCache(MIB, CacheStore(folder, MIB))
+        cache.add(key("a"), report_pb2.Report(file_name="a"))
+        assert await cache.find(key("a"))
+        assert await cache.find(key("b")) is None
+        await cache.close()
 
 
 def test_keys_differ_in_every_part() -> None:
