@@ -84,7 +84,7 @@ def find_faults(sizes: DecoderSizes, tensor_parallel: int, pipeline_parallel: in
     vocab = next_multiple(sizes.vocab_size, VOCAB_MULTIPLE)
     if vocab % tensor_parallel:
         faults.append(f"the vocabulary of {sizes.vocab_size}, padded to {vocab}, does not divide by {tensor_parallel}")
-    if not faults and tensor_parallel > 1:
+    if not faults:
         faults += _block_faults(sizes, tensor_parallel)
     if sizes.layers < pipeline_parallel:
         faults.append(f"{sizes.layers} layers are fewer than {pipeline_parallel} pipeline stages")
