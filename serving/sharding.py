@@ -182,8 +182,6 @@ def _heads_fit(sizes: DecoderSizes, heads: tuple[int, int], group: int) -> bool:
 
 
 def _shards_fit(sizes: DecoderSizes, heads: tuple[int, int], tensor_parallel: int) -> bool:
-    if tensor_parallel == 1:
-        return True
     query, kv = heads
     attention = query * sizes.head_dim // tensor_parallel
     each = max(1, kv // tensor_parallel) * sizes.head_dim
