@@ -427,6 +427,11 @@ class ParallelLayout(google.protobuf.message.Message):
     KV_HEADS_COUNT_FIELD_NUMBER: builtins.int
     PADDED_ATTENTION_HEADS_COUNT_FIELD_NUMBER: builtins.int
     PADDED_KV_HEADS_COUNT_FIELD_NUMBER: builtins.int
+    PADDED_INTERMEDIATE_COLUMNS_COUNT_FIELD_NUMBER: builtins.int
+    PADDED_VOCABULARY_ROWS_COUNT_FIELD_NUMBER: builtins.int
+    PADDING_WEIGHTS_RATIO_FIELD_NUMBER: builtins.int
+    PADDING_KV_CACHE_RATIO_FIELD_NUMBER: builtins.int
+    PROFILE_FIELD_NUMBER: builtins.int
     tensor_parallel_size: builtins.int
     """Tensor parallel size, at least 1."""
     pipeline_parallel_size: builtins.int
@@ -439,6 +444,16 @@ class ParallelLayout(google.protobuf.message.Message):
     """Attention heads that were added as zeros; 0 when the model is loaded as it is."""
     padded_kv_heads_count: builtins.int
     """Key/value heads that were added as zeros."""
+    padded_intermediate_columns_count: builtins.int
+    """Columns of the feed-forward layers that were added as zeros."""
+    padded_vocabulary_rows_count: builtins.int
+    """Rows of the vocabulary that were added as zeros beyond those that the engine always adds."""
+    padding_weights_ratio: builtins.float
+    """What the zeros add to the weights, as a share of them: 0.015 is 1.5 %."""
+    padding_kv_cache_ratio: builtins.float
+    """What the zeros add to the KV cache of a token, as a share of it."""
+    profile: builtins.str
+    """Named layout of the configuration, e.g. "3+1"; empty when sizes were given one by one."""
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Devices used, one per rank: "cpu" or "cuda:0 NVIDIA A100-SXM4-40GB GPU-<uuid>"."""
@@ -453,8 +468,13 @@ class ParallelLayout(google.protobuf.message.Message):
         kv_heads_count: builtins.int = ...,
         padded_attention_heads_count: builtins.int = ...,
         padded_kv_heads_count: builtins.int = ...,
+        padded_intermediate_columns_count: builtins.int = ...,
+        padded_vocabulary_rows_count: builtins.int = ...,
+        padding_weights_ratio: builtins.float = ...,
+        padding_kv_cache_ratio: builtins.float = ...,
+        profile: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attention_heads_count", b"attention_heads_count", "devices", b"devices", "kv_heads_count", b"kv_heads_count", "padded_attention_heads_count", b"padded_attention_heads_count", "padded_kv_heads_count", b"padded_kv_heads_count", "pipeline_parallel_size", b"pipeline_parallel_size", "tensor_parallel_size", b"tensor_parallel_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attention_heads_count", b"attention_heads_count", "devices", b"devices", "kv_heads_count", b"kv_heads_count", "padded_attention_heads_count", b"padded_attention_heads_count", "padded_intermediate_columns_count", b"padded_intermediate_columns_count", "padded_kv_heads_count", b"padded_kv_heads_count", "padded_vocabulary_rows_count", b"padded_vocabulary_rows_count", "padding_kv_cache_ratio", b"padding_kv_cache_ratio", "padding_weights_ratio", b"padding_weights_ratio", "pipeline_parallel_size", b"pipeline_parallel_size", "profile", b"profile", "tensor_parallel_size", b"tensor_parallel_size"]) -> None: ...
 
 Global___ParallelLayout: typing_extensions.TypeAlias = ParallelLayout
 
