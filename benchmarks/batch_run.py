@@ -103,6 +103,11 @@ def main() -> int:
             explanation = document["explanation"]
             sentences["by the model"] += explanation["model_sentences_count"]
             sentences["dropped"] += explanation["dropped_sentences_count"]
+            look = document["second_look"]
+            if look is not None:
+                sentences["second looks"] += 1
+                sentences["by the model in second looks"] += look["model_sentences_count"]
+                sentences["dropped in second looks"] += len(look["dropped_sentences"])
             sentences["reports with explanation_error"] += document["explanation_error"] is not None
     print(f"{len(documents)} reports, {len(failed)} failed, exit code {code}, {seconds:.0f} s in all.")
     print("\n".join(notes.strip().splitlines()[-3:]))
@@ -113,6 +118,11 @@ def main() -> int:
     for name, size in sorted(watch.peaks.items()):
         print(f"| {name} | {size:,.0f} MiB |")
     print(f"\nSentences: {dict(sentences)}")
+    for place in ("", " in second looks"):
+        written, dropped = sentences[f"by the model{place}"], sentences[f"dropped{place}"]
+        if written:
+            stand = written - dropped
+            print(f"Sentences of the model{place} that stand: {stand} of {written} ({stand / written:.0%})")
     return code
 
 

@@ -81,6 +81,7 @@ def services(setting: Setting) -> Iterator[Services]:
             "vision_concurrency": setting.vision_places + 1,
             "llm_concurrency": setting.llm_places + 1,
             "cache_bytes": 0,
+            "second_look": "false",  # the simulated tools disagree on every picture, which real ones hardly ever do
             "max_open_items": 64,
         }
         options = [text for key, value in settings.items() for text in ("--set", f"{key}={value}")]

@@ -27,6 +27,8 @@ class Asking:
     turn: Turn
     timeout_s: float
     """Most seconds for each; 0: as long as one answer may take by the setting."""
+    wait_s: float
+    """Before that, most seconds to wait for a model that is still loading; the picture reading does not wait."""
     deadline: float
     """Moment by the event loop's clock at which the report must be ready."""
 
@@ -93,7 +95,14 @@ class Opinions:
         if disagreement is not None:
             words = self._stage.catalogues[self._asking.language]
             work = hold_second_look(
-                case, disagreement, words, self._stage.model, turn=self._asking.turn, timeout_s=self._left_s()
+                case,
+                disagreement,
+                words,
+                self._stage.model,
+                turn=self._asking.turn,
+                timeout_s=self._asking.timeout_s or self._stage.model.timeout_s,
+                wait_s=self._asking.wait_s,
+                deadline=self._asking.deadline,
             )
             self._looking = asyncio.ensure_future(work)
         weighed = self._stage.fusion.opinion

@@ -160,7 +160,9 @@ class Pipeline:
         if self._opinions is None or options.skip_llm:
             return None
         deadline = options.deadline - DEADLINE_RESERVE_S
-        return self._opinions.begin(picture.encoded, Asking(language, options.turn, options.llm_timeout_s, deadline))
+        return self._opinions.begin(
+            picture.encoded, Asking(language, options.turn, options.llm_timeout_s, options.llm_wait_s, deadline)
+        )
 
     async def _look(
         self, picture: Picture, options: Options, phases: Phases, evidence: ToolEvidence

@@ -37,6 +37,14 @@ class Model:
         known = [backend.client for backend in self._pool.backends if backend.identity]
         return bool(known) and all(client.takes_images for client in known)
 
+    async def wait_serving(self, timeout_s: float) -> None:
+        """Waits for a model that is still loading.
+
+        Raises:
+            MaifsError: BACKEND_UNAVAILABLE, see Pool.wait_serving.
+        """
+        await self._pool.wait_serving(timeout_s)
+
     async def ask(
         self, messages: Sequence[Message], *, json_schema: str, max_tokens: int, timeout_s: float, turn: Turn
     ) -> Answered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import tomllib
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,15 @@ def prompts() -> dict[str, Any]:
 
 
 async def hold_second_look(
-    case: Case, disagreement: Disagreement, words: Catalogue, model: Model, *, turn: Turn, timeout_s: float
+    case: Case,
+    disagreement: Disagreement,
+    words: Catalogue,
+    model: Model,
+    *,
+    turn: Turn,
+    timeout_s: float,
+    wait_s: float = 0.0,
+    deadline: float = math.inf,
 ) -> SecondLook:
     """Holds a second look; always returns, with `error` set where it could not be held to its end.
 
@@ -86,13 +95,18 @@ async def hold_second_look(
         model: the language model.
         turn: for whom.
         timeout_s: most seconds in all.
+        wait_s: before that, most seconds to wait for a model that is still loading.
+        deadline: moment by the event loop's clock at which it must have ended.
     """
     meeting = _Meeting(case, disagreement, words, model, turn, timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
-            await meeting.hold()
+        async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+            if wait_s > 0:
+                await model.wait_serving(wait_s)
+            async with asyncio.timeout(timeout_s):
+                await meeting.hold()
     except TimeoutError:
-        message = f"The language model did not end its second look within {timeout_s:.1f} s."
+        message = "The language model did not end its second look in time."
         meeting.look.error = MaifsError(Reason.DEADLINE_EXCEEDED, message)
     except MaifsError as error:
         meeting.look.error = error

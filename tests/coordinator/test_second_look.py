@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.backends.backend import Health
 from coordinator.case import Case
 from coordinator.explanation.disagreement import find_disagreement
 from coordinator.explanation.second_look import PROMPT_VERSION, prompts
@@ -21,6 +22,7 @@ from serving.errors import Reason
 from serving.status import from_status
 from tests.coordinator.cases import COPY, GRID, NOISE, SOURCE, make_case
 from tests.coordinator.conftest import World, kinds
+from tests.coordinator.waiting import until
 
 QUIET = replace(NOISE, id="noise.cfa")
 
@@ -183,6 +185,24 @@ async def test_rubbish_leaves_the_report_complete(looking: World, answer: str) -
     assert from_status(report.second_look.error).reason is Reason.LLM_BAD_ANSWER
     assert not report.second_look.HasField("opinion")
     assert not report.HasField("explanation_error")
+
+
+async def test_a_deadline_of_the_client_ends_it_and_the_report_still_comes(looking: World) -> None:
+    looking.llm.before_finish = lambda: asyncio.sleep(30)
+    report = (await looking.analyze(timeout_s=2, llm_wait_seconds=60))[-1].report
+    assert from_status(report.second_look.error).reason is Reason.DEADLINE_EXCEEDED
+
+
+async def test_it_waits_for_a_model_that_is_still_loading_when_asked_to(looking: World) -> None:
+    await looking.set_llm_health(serving=False)
+    llm = looking.service.llm  # type: ignore[union-attr]
+    assert llm is not None
+    await until(lambda: llm.backends[0].health is Health.NOT_SERVING)
+    waiting = asyncio.ensure_future(looking.analyze(llm_wait_seconds=20))
+    await until(lambda: looking.vision.ended == ["done"])
+    assert not look_requests(looking)
+    await looking.set_llm_health(serving=True)
+    assert (await waiting)[-1].report.second_look.HasField("opinion")
 
 
 async def test_a_slow_model_ends_it_in_time_and_the_report_comes(looking: World) -> None:
