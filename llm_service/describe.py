@@ -13,12 +13,13 @@ def describe(launched: Launched, config: LlmConfig) -> ModelDescription:
     """The description of a running engine."""
     from vllm import __version__
 
-    sizes, padding = launched.prepared.sizes, launched.prepared.padding
+    prepared = launched.prepared
+    zeros, cost = prepared.zeros, prepared.cost
     vllm_config = launched.llm.vllm_config
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     return ModelDescription(
         model=config.model,
-        architecture=sizes.architecture if sizes and padding else str(model.architecture),
+        architecture=prepared.sizes.architecture if prepared.sizes and prepared.padding else str(model.architecture),
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=str(model.quantization or ""),
         tensor_parallel_size=parallel.tensor_parallel_size,
@@ -26,8 +27,13 @@ def describe(launched: Launched, config: LlmConfig) -> ModelDescription:
         devices=_devices(parallel.world_size, is_cpu=launched.is_cpu),
         attention_heads_count=int(model.hf_text_config.num_attention_heads),
         kv_heads_count=int(model.get_total_num_kv_heads()),
-        padded_attention_heads_count=padding.query_heads - sizes.query_heads if sizes and padding else 0,
-        padded_kv_heads_count=padding.kv_heads - sizes.kv_heads if sizes and padding else 0,
+        padded_attention_heads_count=zeros.query_heads,
+        padded_kv_heads_count=zeros.kv_heads,
+        padded_intermediate_columns_count=zeros.intermediate_size,
+        padded_vocabulary_rows_count=zeros.vocab_size,
+        padding_weights_ratio=cost.weights,
+        padding_kv_cache_ratio=cost.kv,
+        profile=config.profile or "",
         max_model_len_tokens_count=int(model.max_model_len),
         max_running_requests_count=int(vllm_config.scheduler_config.max_num_seqs),
         prefix_caching=bool(vllm_config.cache_config.enable_prefix_caching),

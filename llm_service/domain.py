@@ -82,6 +82,11 @@ class ModelDescription:
     kv_heads_count: int
     padded_attention_heads_count: int
     padded_kv_heads_count: int
+    padded_intermediate_columns_count: int
+    padded_vocabulary_rows_count: int
+    padding_weights_ratio: float
+    padding_kv_cache_ratio: float
+    profile: str
     max_model_len_tokens_count: int
     max_running_requests_count: int
     prefix_caching: bool

@@ -14,10 +14,10 @@ from llm_service.model_files import find_model_config
 from serving.errors import MaifsError, Reason
 from serving.known_models import known_shape
 from serving.model_config import checkpoint_bytes, decoder_sizes, model_shape
-from serving.model_memory import padding_cost
+from serving.model_memory import PaddingCost, padding_cost
 from serving.model_shapes import DecoderSizes, ModelShape, Quantization
 from serving.profiles import PROFILES
-from serving.sharding import Padding, Verdict, check, describe_padding
+from serving.sharding import Padding, Verdict, appended, check, describe_padding
 
 MAX_DEVICES = 8
 _NEAREST_COUNT = 4
@@ -52,14 +52,23 @@ class Prepared:
     """What is appended; None when the model runs as it is."""
     tensor_parallel_size: int
 
+    @property
+    def zeros(self) -> Padding:
+        """How much of each size is zeros."""
+        return appended(self.sizes, self.padding) if self.sizes else Padding(0, 0, 0, 0)
+
+    @property
+    def cost(self) -> PaddingCost:
+        """What the zeros add; nothing for weights in a format whose bytes are not known."""
+        if self.padding is None or not isinstance(self.sizes, ModelShape):
+            return PaddingCost(0.0, 0.0)
+        return padding_cost(self.sizes, self.padding, self.tensor_parallel_size)
+
     def __str__(self) -> str:
         """E.g. "45/9 heads, 5/1 padded, +1.5 % weights, +12.5 % KV"; "none"."""
         if self.sizes is None or self.padding is None:
             return "none"
-        text = describe_padding(self.sizes, self.padding)
-        if isinstance(self.sizes, ModelShape):
-            text += f", {padding_cost(self.sizes, self.padding, self.tensor_parallel_size)}"
-        return text
+        return f"{describe_padding(self.sizes, self.padding)}, {self.cost}"
 
 
 def judge_layout(sizes: DecoderSizes, layout: Layout, *, may_pad: bool) -> Verdict:

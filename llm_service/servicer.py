@@ -178,6 +178,11 @@ def _layout(model: ModelDescription) -> llm_pb2.ParallelLayout:
         kv_heads_count=model.kv_heads_count,
         padded_attention_heads_count=model.padded_attention_heads_count,
         padded_kv_heads_count=model.padded_kv_heads_count,
+        padded_intermediate_columns_count=model.padded_intermediate_columns_count,
+        padded_vocabulary_rows_count=model.padded_vocabulary_rows_count,
+        padding_weights_ratio=model.padding_weights_ratio,
+        padding_kv_cache_ratio=model.padding_kv_cache_ratio,
+        profile=model.profile,
     )
 
 

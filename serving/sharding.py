@@ -193,18 +193,28 @@ def padded(sizes: S, padding: Padding | None) -> S:
     return sizes if padding is None else replace(sizes, **vars(padding))
 
 
+def appended(sizes: DecoderSizes, padding: Padding | None) -> Padding:
+    """How much of each is zeros; all 0 without padding."""
+    if padding is None:
+        return Padding(0, 0, 0, 0)
+    return Padding(
+        padding.query_heads - sizes.query_heads,
+        padding.kv_heads - sizes.kv_heads,
+        padding.intermediate_size - sizes.intermediate_size,
+        padding.vocab_size - sizes.vocab_size,
+    )
+
+
 def describe_padding(sizes: DecoderSizes, padding: Padding) -> str:
     """E.g. "45/9 heads, 5/1 padded; intermediate size 19008, 64 padded"."""
-    parts = []
-    heads = (padding.query_heads - sizes.query_heads, padding.kv_heads - sizes.kv_heads)
-    if any(heads):
-        parts.append(f"{padding.query_heads}/{padding.kv_heads} heads, {heads[0]}/{heads[1]} padded")
-    for name, wide, own in (
-        ("intermediate size", padding.intermediate_size, sizes.intermediate_size),
-        ("vocabulary", padding.vocab_size, sizes.vocab_size),
-    ):
-        if wide > own:
-            parts.append(f"{name} {wide}, {wide - own} padded")
+    zeros, parts = appended(sizes, padding), []
+    if zeros.query_heads:
+        heads = f"{padding.query_heads}/{padding.kv_heads} heads, {zeros.query_heads}/{zeros.kv_heads} padded"
+        parts.append(heads)
+    if zeros.intermediate_size:
+        parts.append(f"intermediate size {padding.intermediate_size}, {zeros.intermediate_size} padded")
+    if zeros.vocab_size:
+        parts.append(f"vocabulary {padding.vocab_size}, {zeros.vocab_size} padded")
     return "; ".join(parts)
 
 

@@ -92,7 +92,7 @@ def service() -> Iterator[ServiceProcess]:
     """Two ranks of a model with nine and three heads, which unpadded vLLM refuses."""
     settings = {
         "model": str(prepared_model()),
-        "tensor_parallel_size": 2,
+        "profile": "2+2",
         "dtype": "float32",
         "max_model_len_tokens_count": 512,
         "max_output_tokens_count": 64,
@@ -114,6 +114,10 @@ async def test_the_service_pads_by_itself_and_its_model_info_shows_it(service: S
     assert (layout.tensor_parallel_size, len(layout.devices)) == (2, 2)
     assert (layout.attention_heads_count, layout.kv_heads_count) == (12, 4)
     assert (layout.padded_attention_heads_count, layout.padded_kv_heads_count) == (3, 1)
+    assert (layout.padded_intermediate_columns_count, layout.padded_vocabulary_rows_count) == (0, 0)
+    assert layout.padding_weights_ratio == pytest.approx(0.0658, abs=1e-4)
+    assert layout.padding_kv_cache_ratio == pytest.approx(1 / 3)
+    assert layout.profile == "2+2"
 
 
 def test_the_start_log_tells_the_padding_and_its_price(service: ServiceProcess) -> None:
