@@ -71,6 +71,8 @@ def _check_meaning(schema: dict[str, object]) -> None:
         raise _refusal("json_schema", f"at {where}: {error.message}") from None
     except RecursionError:
         raise _refusal("json_schema", "it is nested too deeply") from None
+    except Exception as error:  # noqa: BLE001 - odd patterns make Python's own regex parser raise what it likes
+        raise _refusal("json_schema", f"{type(error).__name__}: {error}") from None
 
 
 def _check_grammar(constraint: Constraint) -> None:

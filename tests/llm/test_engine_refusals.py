@@ -32,6 +32,7 @@ def generation(**fields: object) -> llm_pb2.GenerateRequest:
         '{"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}',
         '{"type": "integer", "multipleOf": 3}',
         '{"type": "string", "pattern": "(["}',
+        '{"type": "string", "pattern": "a{99999999999}"}',
         '{"type": "integer", "minimum": 5, "maximum": 2}',
         '{"enum": ["\\ud800"]}',
         "[" * 5000,
