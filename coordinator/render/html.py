@@ -19,6 +19,15 @@ from coordinator.render.picture import Overlay, Preview, overlay
 from coordinator.render.schema import Document, Finding, HeatMap, ReportDocument, Sentence
 from maifs.common.v1 import finding_pb2
 
+PROVENANCE = {
+    "watermark.content_credentials",
+    "watermark.metadata_source",
+    "watermark.metadata_software",
+    "watermark.metadata_consistency",
+}
+"""Tests whose results stand beside the metadata."""
+MOST_TRACES = 8
+"""Bars in the plot of what was found."""
 VERDICTS = ("authentic", "manipulated", "ai_generated", "uncertain")
 
 
@@ -26,6 +35,7 @@ VERDICTS = ("authentic", "manipulated", "ai_generated", "uncertain")
 class MapLayer:
     """A heat map of the page."""
 
+    number: int
     key: str
     name: str
     meaning: str
@@ -57,8 +67,9 @@ class IndexEntry:
     """A verdict or "failed"."""
     probability: float | None
     """Of the verdict's hypothesis; None without one ("uncertain" has none of its own)."""
-    note: str
-    """What was found, or the error."""
+    found: tuple[str, ...]
+    """Titles of the tests that found their trace."""
+    error: str
     html_file: str
     dimensions: str
     thumbnail: bytes
@@ -74,8 +85,8 @@ class IndexEntry:
         """
         if document["status"] == "error":
             error = document["error"]
-            note = f"{error['reason']}: {error['message']}"
-            return cls(document["path"], "failed", None, note, "", "", thumbnail)
+            text = f"{error['reason']}: {error['message']}"
+            return cls(document["path"], "failed", None, (), text, "", "", thumbnail)
         found = [
             phrases.title_of_test(f["id"], t) for tool in document["tools"] for f in tool["findings"] if f["detected"]
         ]
@@ -84,7 +95,8 @@ class IndexEntry:
             path=document["path"],
             verdict=document["verdict"],
             probability=None if document["verdict"] == "uncertain" else document["probability"],
-            note=", ".join(found),
+            found=tuple(found),
+            error="",
             html_file=document["html_file"] or "",
             dimensions=f"{image['width_px']} × {image['height_px']}",
             thumbnail=thumbnail,
@@ -110,6 +122,7 @@ def render_report(
         preview=preview,
         layers=_layers(document, findings, maps, t),
         regions=_regions(findings, t),
+        provenance=[finding for key, finding in findings.items() if key in PROVENANCE],
         own_sentences=functools.partial(_own_sentences, document),
         general_sentences=functools.partial(_general_sentences, document),
     )
@@ -123,6 +136,7 @@ def render_index(entries: Sequence[IndexEntry], t: Labels) -> str:
         t,
         entries=entries,
         counts=[(verdict, counts[verdict]) for verdict in (*VERDICTS, "failed") if counts[verdict]],
+        traces=Counter(trace for entry in entries for trace in entry.found).most_common(MOST_TRACES),
     )
 
 
@@ -134,17 +148,17 @@ def _layers(
 ) -> list[MapLayer]:
     drawn = {key: made for key, heat_map in maps.items() if (made := overlay(heat_map)) is not None}
     shown = _first_shown(findings, drawn)
-    layers = []
+    layers: list[MapLayer] = []
     for key, made in drawn.items():
         about = document["fused_heat_map"] if key == FUSED_MAP else findings[key]["heat_map"]
         if about is not None:
-            layers.append(_layer(key, about, made, key == shown, t))
+            layers.append(_layer(len(layers) + 1, key, about, made, key == shown, t))
     return layers
 
 
-def _layer(key: str, about: HeatMap, made: Overlay, shown: bool, t: Labels) -> MapLayer:
+def _layer(number: int, key: str, about: HeatMap, made: Overlay, shown: bool, t: Labels) -> MapLayer:
     name = t("map.fused") if key == FUSED_MAP else f"{t('tool.' + key.split('.')[0])}: {phrases.title_of_test(key, t)}"
-    return MapLayer(key, name, about["meaning"], about["significant"], made, shown)
+    return MapLayer(number, key, name, about["meaning"], about["significant"], made, shown)
 
 
 def _first_shown(findings: Mapping[str, Finding], keys: Mapping[str, Overlay]) -> str:

@@ -72,6 +72,7 @@ def environment(more_templates: Sequence[Path] = ()) -> jinja2.Environment:
         "file_size": phrases.file_size,
         "full_stop": lambda text: text if text.rstrip().endswith((".", "!", "?")) else f"{text.rstrip()}.",
         "title_of_test": phrases.title_of_test,
+        "limit_of_test": phrases.limit_of_test,
         "text_language": phrases.text_language,
         "result_key": phrases.result_key,
         "tool_verdict_key": phrases.tool_verdict_key,
@@ -83,6 +84,7 @@ def environment(more_templates: Sequence[Path] = ()) -> jinja2.Environment:
         "probability_sentence": phrases.probability_sentence,
         "weight_phrases": phrases.weight_phrases,
         "authorship": phrases.authorship,
+        "contribution_phrases": phrases.contribution_phrases,
         "opinion_lines": phrases.opinion_lines,
         "symbols": SYMBOLS,
     }

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
+from functools import cache
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.render.labels import Labels
-from coordinator.render.schema import Finding, PictureReading, ReportDocument, SecondLook, Sentence, Tool, Weight
+from coordinator.render.schema import (
+    Contribution,
+    Finding,
+    PictureReading,
+    ReportDocument,
+    SecondLook,
+    Sentence,
+    Tool,
+    Weight,
+)
 
 T = TypeVar("T")
 Hypothesis = Literal["authentic", "manipulated", "ai_generated"]
@@ -71,6 +83,16 @@ def title_of_test(finding_id: str, t: Labels) -> str:
     return title[:1].upper() + title[1:]
 
 
+def limit_of_test(finding_id: str, t: Labels) -> str:
+    """When a test is blind or misled; empty for a test that this version does not know."""
+    return _limits()[t.lang].get(finding_id, "")
+
+
+@cache
+def _limits() -> dict[str, dict[str, str]]:
+    return tomllib.loads(Path(__file__).with_name("limits.toml").read_text("utf-8"))
+
+
 def text_language(text: str) -> str:
     """Language tag of a text that is English or Korean."""
     return "ko" if _HANGUL.search(text) else "en"
@@ -128,6 +150,16 @@ def weight_phrases(manipulated: Weight, ai_generated: Weight, t: Labels) -> list
             key = f"weight.{name}" if value > 0 else f"weight.not_{name}"
             found.append(t(key, n=_factor(10 ** min(abs(value), 12.0))))
     return found or [t("weight.nothing")]
+
+
+def contribution_phrases(part: Contribution, t: Labels) -> list[str]:
+    """What a finding did to the result, after grouping and caps."""
+    cap = 1.0  # any: what moved the result is calibrated
+    return weight_phrases(
+        {"log10_lr": part["log10_lr_manipulated"], "cap": cap},
+        {"log10_lr": part["log10_lr_ai_generated"], "cap": cap},
+        t,
+    )
 
 
 def _factor(value: float) -> str:
