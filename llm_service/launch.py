@@ -20,6 +20,7 @@ from llm_service.padding import PLUGIN, config_overrides, register
 from llm_service.parent_watch import ParentWatch
 from llm_service.preflight import Prepared, check_layout
 from serving.errors import MaifsError, Reason
+from serving.sharding import split_layers
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ def launch(config: LlmConfig, socket_folder: Path, stopping: Callable[[], bool])
         _log.info("the model is padded", extra={"padding": str(prepared)})
     phases: dict[str, float] = {}
     environment.apply(environment.engine_environment(config, socket_folder))
+    if prepared.sizes and config.pipeline_parallel_size > 1:  # as the preflight has counted it
+        layers = split_layers(prepared.sizes.layers, config.pipeline_parallel_size)
+        os.environ.setdefault("VLLM_PP_LAYER_PARTITION", ",".join(map(str, layers)))
     clock = _Phases(phases, stopping)
     with clock.phase("import"):
         from vllm.engine.arg_utils import AsyncEngineArgs

@@ -21,6 +21,8 @@ from serving.sharding import Padding, Verdict, appended, check, describe_padding
 
 MAX_DEVICES = 8
 _NEAREST_COUNT = 4
+_PADDABLE_METHODS = ("fp8", "awq", "auto_awq", "awq_marlin")
+"""VLLM's names of what padding knows."""
 _ADAPTERS = "LoRA adapters of a padded model cannot be loaded"
 
 
@@ -130,13 +132,25 @@ def _format_faults(config: LlmConfig, sizes: DecoderSizes) -> list[str]:
     return [f"profile = {config.profile!r} needs weights stored as {demanded}, and these are {stored or 'others'}"]
 
 
+def _as_loaded(config: LlmConfig, sizes: DecoderSizes) -> DecoderSizes:
+    """The sizes with what the settings change in them."""
+    if config.adapters:
+        sizes = replace(sizes, padding_obstacle=_ADAPTERS)
+    method = config.quantization
+    if method == Quantization.FP8 and isinstance(sizes, ModelShape) and sizes.quantization is Quantization.BF16:
+        return sizes.quantized(Quantization.FP8)
+    if method and method not in _PADDABLE_METHODS:
+        return replace(sizes, padding_obstacle=f"weights with quantization = {method!r} cannot be padded")
+    return sizes
+
+
 class _Judge:
     """The faults of layouts of one model on these devices."""
 
     def __init__(self, config: LlmConfig, sizes: DecoderSizes, devices: Devices | None) -> None:
         self._config, self._devices = config, devices
         self._may_pad = config.pad_heads == "auto"
-        self._sizes = replace(sizes, padding_obstacle=_ADAPTERS) if config.adapters else sizes
+        self._sizes = _as_loaded(config, sizes)
 
     def __call__(self, layout: Layout) -> tuple[list[str], Padding | None]:
         """Faults, and what is appended."""
@@ -157,7 +171,11 @@ class _Judge:
         most = len(self._devices.gpus) if self._devices and self._devices.gpus else MAX_DEVICES
         nearest = nearest_layouts(wanted, lambda layout: not self(layout)[0], most)
         named = "; ".join(f"{layout} (padded)" if self(layout)[1] else str(layout) for layout in nearest)
-        parts = [f"The nearest layouts that run: {named}." if named else f"No layout on up to {most} devices runs."]
+        parts = [
+            f"The nearest layouts that run: {named}."
+            if named
+            else "No layout runs on " + (f"up to {most} devices." if most > 1 else "one device.")
+        ]
         if wanted.devices_count > 1 and Layout(1, 1) in nearest:
             parts.append("As one device holds the model, as many services of one device each (replicas) run too.")
         if not self._may_pad and judge_layout(self._sizes, wanted, may_pad=True).padding:
@@ -167,7 +185,7 @@ class _Judge:
         return " ".join(parts)
 
     def _awq_runs(self, wanted: Layout) -> bool:
-        if not isinstance(self._sizes, ModelShape) or self._sizes.quantization is not Quantization.BF16:
+        if not isinstance(self._sizes, ModelShape) or self._sizes.quantization is Quantization.AWQ:
             return False
         small = self._sizes.quantized(Quantization.AWQ)
         verdict = judge_layout(small, wanted, may_pad=self._may_pad)

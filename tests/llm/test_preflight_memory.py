@@ -167,6 +167,16 @@ def test_adapters_and_padding_do_not_go_together() -> None:
     check_layout(replace(padded, tensor_parallel_size=2), host(2))
 
 
+def test_weights_quantised_at_load_are_counted_and_padded_where_that_is_known() -> None:
+    eight = config(quantization="fp8")
+    text = refusal(replace(eight, gpu_memory_utilization=0.8), host(1))
+    assert "weights of 32.0 GiB per GPU do not fit into 29.5 GiB. No layout runs on one device." in text
+    assert "an AWQ checkpoint" in text
+    check_layout(replace(eight, tensor_parallel_size=3, gpu_memory_utilization=0.4), host(3))
+    other = config(quantization="bitsandbytes", tensor_parallel_size=3)
+    assert "weights with quantization = 'bitsandbytes' cannot be padded" in refusal(other, host(3))
+
+
 def test_the_gpus_are_those_that_cuda_shows() -> None:
     inventory = Inventory("580.1", (13, 0), (gpu(0), gpu(1), gpu(2)))
     assert [g.index for g in visible_gpus(inventory, None)] == [0, 1, 2]
