@@ -6,12 +6,14 @@ import asyncio
 from typing import TypeAlias
 
 import grpc
+import psutil
 import pytest
 from grpc.aio import AioRpcError
 
 from maifs.llm.v1 import llm_pb2
 from tests.llm import engine_process
 from tests.llm.engine_process import LONG, Stub, ask, reason_of, user, wait_idle, wait_load
+from tests.processes import ServiceProcess
 
 pytestmark = pytest.mark.engine
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[llm_pb2.GenerateRequest, llm_pb2.GenerateResponse]"
@@ -83,3 +85,16 @@ async def running_call(stub: Stub) -> Call:
     call = stub.Generate(llm_pb2.GenerateRequest(messages=[user(LONG)], max_tokens_count=1000))
     await anext(aiter(call))
     return call
+
+
+async def test_flood_is_refused_before_it_costs_memory(service: ServiceProcess, stub: Stub) -> None:
+    process = psutil.Process(service.process.pid)
+    request = llm_pb2.GenerateRequest(messages=[user("tree " * 1000)], max_tokens_count=64)
+    await ask(stub, request)
+    before = process.memory_info().rss
+    outcomes = await asyncio.gather(*(ask(stub, request) for _ in range(1000)), return_exceptions=True)
+    grown_mib = (process.memory_info().rss - before) / 2**20
+    refused = [reason_of(outcome)[0] for outcome in outcomes if isinstance(outcome, AioRpcError)]
+    assert set(refused) == {"QUEUE_FULL"}
+    assert len(refused) > 900
+    assert grown_mib < 100
