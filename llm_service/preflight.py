@@ -39,9 +39,11 @@ class Layout:
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     def __str__(self) -> str:
-        return f"tensor_parallel_size = {self.tensor_parallel_size}, " + (
-            f"pipeline_parallel_size = {self.pipeline_parallel_size}"
-        )
+        """The settings that are not 1."""
+        tensor, pipeline = self.tensor_parallel_size, self.pipeline_parallel_size
+        parts = [f"tensor_parallel_size = {tensor}"] if tensor > 1 or pipeline == 1 else []
+        parts += [f"pipeline_parallel_size = {pipeline}"] if pipeline > 1 else []
+        return " with ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,10 @@ def check_layout(config: LlmConfig, devices: Devices | None = None) -> Prepared:
     sizes = find_sizes(config.model)
     if sizes is None:
         return Prepared(None, None, config.tensor_parallel_size)
+    _check_format(config, sizes)
     judge = _Judge(config, sizes, devices)
     wanted = Layout(config.tensor_parallel_size, config.pipeline_parallel_size)
     faults, padding = judge(wanted)
-    faults += _format_faults(config, sizes)
     if faults:
         raise MaifsError(
             Reason.MODEL_UNUSABLE,
@@ -123,13 +125,17 @@ def check_layout(config: LlmConfig, devices: Devices | None = None) -> Prepared:
     return Prepared(sizes, padding, config.tensor_parallel_size)
 
 
-def _format_faults(config: LlmConfig, sizes: DecoderSizes) -> list[str]:
+def _check_format(config: LlmConfig, sizes: DecoderSizes) -> None:
     """A profile may demand that the weights are stored in a format."""
     demanded = PROFILES[config.profile].quantization if config.profile else None
     stored = sizes.quantization if isinstance(sizes, ModelShape) else None
-    if demanded in {None, stored}:
-        return []
-    return [f"profile = {config.profile!r} needs weights stored as {demanded}, and these are {stored or 'others'}"]
+    if demanded not in {None, stored}:
+        raise MaifsError(
+            Reason.MODEL_UNUSABLE,
+            f"profile = {config.profile!r} needs weights stored as {demanded}; those of {config.model} are "
+            f"{stored or 'in another format'}.",
+            f"Set model to a checkpoint of it with {demanded} weights, or choose another profile.",
+        )
 
 
 def _as_loaded(config: LlmConfig, sizes: DecoderSizes) -> DecoderSizes:
