@@ -71,6 +71,7 @@ def environment(more_templates: Sequence[Path] = ()) -> jinja2.Environment:
         "seconds": phrases.seconds,
         "file_size": phrases.file_size,
         "full_stop": lambda text: text if text.rstrip().endswith((".", "!", "?")) else f"{text.rstrip()}.",
+        "moment": phrases.moment,
         "title_of_test": phrases.title_of_test,
         "limit_of_test": phrases.limit_of_test,
         "text_language": phrases.text_language,
@@ -80,6 +81,7 @@ def environment(more_templates: Sequence[Path] = ()) -> jinja2.Environment:
         "base64": lambda data: base64.b64encode(data).decode(),
         "link": lambda name: urllib.parse.quote(name),
     }
+    environment.tests["moves"] = phrases.moves
     environment.globals |= {
         "probability_sentence": phrases.probability_sentence,
         "weight_phrases": phrases.weight_phrases,

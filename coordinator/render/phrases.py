@@ -77,6 +77,11 @@ def seconds(duration_s: float) -> str:
     return f"{duration_s * 1000:.0f} ms" if duration_s < 0.9995 else f"{duration_s:.1f} s"
 
 
+def moment(timestamp: str) -> str:
+    """A time of the JSON form, "2026-05-17T10:24:31.123Z", to the second."""
+    return f"{timestamp[:19].replace('T', ' ')} UTC" if timestamp.endswith("Z") else timestamp
+
+
 def title_of_test(finding_id: str, t: Labels) -> str:
     """What a test is called, as in the explanations: "frequency.double_jpeg" is "Double JPEG compression"."""
     title = load_catalogue(t.lang).title(finding_id) or finding_id
@@ -150,6 +155,11 @@ def weight_phrases(manipulated: Weight, ai_generated: Weight, t: Labels) -> list
             key = f"weight.{name}" if value > 0 else f"weight.not_{name}"
             found.append(t(key, n=_factor(10 ** min(abs(value), 12.0))))
     return found or [t("weight.nothing")]
+
+
+def moves(part: Contribution) -> bool:
+    """Whether a finding's part in the result is more than nothing."""
+    return max(abs(part["log10_lr_manipulated"]), abs(part["log10_lr_ai_generated"])) >= NOTHING_LOG10_LR
 
 
 def contribution_phrases(part: Contribution, t: Labels) -> list[str]:
