@@ -224,7 +224,8 @@ async def added(size_bytes: int, rounds: int) -> None:
 async def main(scale: float, pictures: int, rounds: int) -> None:
     """Prints all tables."""
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; service times x {scale}\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; service times x {scale}; "
+        f"load of the machine before {os.getloadavg()[0]:.1f}\n"
     )
     print(
         "| stages | pictures | sequential | pipeline | ratio | of the slower stage's rate | first finding | CPU each |"

@@ -163,14 +163,14 @@ def _form(text: str, subject: _Subject) -> str:
     said = runs(text)
     if len(set(said)) < len(said):
         return "it repeats itself"
-    hangul = sum("가" <= character <= "힣" for character in text)
+    hangul = 0 if text.isascii() else sum("가" <= character <= "힣" for character in text)
     if (subject.grounds.words.language == "ko") != (hangul > 0) or (hangul == 0 and _foreign(text)):
         return "it is not in the language of the report"
     return ""
 
 
 def _foreign(text: str) -> bool:
-    return any(character.isalpha() and ord(character) > 0x24F for character in text)
+    return not text.isascii() and any(character.isalpha() and ord(character) > 0x24F for character in text)
 
 
 def _overclaim(text: str, subject: _Subject) -> str:

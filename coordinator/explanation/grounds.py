@@ -15,6 +15,7 @@ from coordinator.explanation.untrusted import harmless
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
 WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+_DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[^\W\d_]")
 _ECHO_WORDS = 3
 _PROSE = frozenset(
     {"the", "a", "an", "is", "are", "was", "were", "be", "this", "that", "it", "you", "your", "and", "or", "of", "to"}
@@ -119,7 +120,7 @@ class About:
         quoted: list[str] = []
         if self.finding is not None:
             texts = [str(value) for value in template_values(self.finding).values() if isinstance(value, str)]
-            quoted = [t for t in texts if any(c.isdigit() for c in t) and any(c.isalpha() for c in t)]
+            quoted = [text for text in texts if _DIGIT.search(text) and _LETTER.search(text)]
         return [*numbers_in(self.texts), *sorted(quoted, key=len, reverse=True)]
 
     @cached_property

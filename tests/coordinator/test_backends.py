@@ -320,3 +320,13 @@ async def test_suspended_for_being_unavailable_it_is_still_used_when_there_is_no
     assert pool.backends[0].suspended
     assert kinds(await world.analyze())[-1] == "report"
     assert not pool.backends[0].suspended
+
+
+async def test_following_its_health_does_not_keep_a_backend_from_draining(world: World) -> None:
+    llm = world.service.llm  # type: ignore[union-attr]
+    assert llm is not None
+    await until(lambda: llm.backends[0].health is Health.SERVING)
+    await world.set_llm_health(serving=False)
+    await until(lambda: llm.backends[0].health is Health.NOT_SERVING)
+    async with asyncio.timeout(10):
+        await world.servers.pop("llm").stop(30)
