@@ -17,7 +17,7 @@ from serving.model_shapes import Quantization
 from tests.serving import fake_nvml
 from tests.system.booted import SHARED, SOURCE, Booted, boot
 
-VISION, COORDINATOR = "maifs-vision.service", "maifs-coordinator.service"
+VISION, COORDINATOR, FURTHER = "maifs-vision.service", "maifs-coordinator.service", "maifs-vision@3.service"
 DRIVER = f"LD_LIBRARY_PATH={SHARED}/driver FAKE_NVML_MINORS=1,0,3,2"
 PEER = "/opt/maifs/venv/bin/coordinator-cli"
 MAKE_NODES = """
@@ -36,7 +36,7 @@ systemctl daemon-reload
 """
 
 
-def write_dropins(folder: Path, watchdog_s: int) -> None:
+def write_dropins(folder: Path, watchdog_s: int, title: str = "3+1 PP=3 bf16") -> None:
     """The plan of a host whose minors are not its indexes, and what the tests change: no CUDA, a quick watchdog."""
     host = parse_host("4xA100-40GB")
     gpus = tuple(
@@ -45,9 +45,9 @@ def write_dropins(folder: Path, watchdog_s: int) -> None:
     )
     shape = find_shape("Qwen2.5-32B-Instruct")
     plan = make_plan(Host("test", gpus), shape, tuple(Quantization), Assumptions())
-    option = next(option for option in plan.options if option.layout.title == "3+1 PP=3 bf16")
+    option = next(option for option in plan.options if option.layout.title == title)
     dropins.write(folder, dropins.dropins(option, plan))
-    for unit in (VISION, COORDINATOR):
+    for unit in (VISION, COORDINATOR, FURTHER):
         path = folder / f"{unit}.d" / "90-test.conf"
         path.parent.mkdir(exist_ok=True)
         times = f"WatchdogSec={watchdog_s}\nTimeoutAbortSec=1\nRestartSec=200ms\n"
@@ -183,9 +183,32 @@ def test_vision_refuses_to_serve_without_the_pin_that_it_needs(system: Booted) -
     assert system.show(VISION, "ActiveState") == "active"
 
 
+def test_two_gpus_for_vision_are_two_pinned_services_behind_one_coordinator(system: Booted) -> None:
+    write_dropins(system.shared / "two", 5, "2+2 TP=2 bf16")
+    system.shell(f"cp -r {SHARED}/two/* /etc/systemd/system/; systemctl daemon-reload; systemctl restart maifs.target")
+    for unit in (VISION, FURTHER, COORDINATOR):
+        system.wait_for(unit, "ActiveState", "active", timeout_s=90)
+    pins = [system.show(unit, "StatusText").partition("pin ")[2] for unit in (VISION, FURTHER)]
+    assert pins == [
+        "enforced: /dev/nvidia0, /dev/nvidia1, /dev/nvidia2 refused",
+        "enforced: /dev/nvidia0, /dev/nvidia1, /dev/nvidia3 refused",
+    ]
+    backends = json.loads(system.run(PEER, "status", "--json").stdout)["backends"]
+    assert [(one["address"], one["state"], one["gpu_pin"]) for one in backends if one["name"] == "vision"] == [
+        ("unix:/run/maifs/vision.sock", "serving", "enforced"),
+        ("unix:/run/maifs/vision-3.sock", "serving", "enforced"),
+    ]
+    document = check(system, pids=f"0,0,{main_pid(system, VISION)},{main_pid(system, FURTHER)}")
+    assert document["roles"] == {VISION: [2], FURTHER: [3]}
+    assert not {"WRONG_GPU", "SHARED_GPU", "PIN_DRIFT", "FOREIGN_PROCESS"} & {
+        finding["code"]
+        for finding in document["findings"]  # type: ignore[attr-defined]
+    }
+
+
 def test_stopping_the_target_drains_and_removes_the_sockets(system: Booted) -> None:
     system.run("systemctl", "stop", "maifs.target")
-    for unit in (VISION, COORDINATOR):
+    for unit in (VISION, FURTHER, COORDINATOR):
         system.wait_for(unit, "ActiveState", "inactive")
         assert system.show(unit, "Result") == "success"
     assert system.shell("ls /run/maifs | grep -c sock$ || true").strip() == "0"
