@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from coordinator.backends.backend import Backend
+from coordinator.backends.backend import Backend, digest_of
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
 from serving.channel import open_channel
 from serving.errors import MaifsError, Reason
@@ -136,7 +136,10 @@ class LlmClient:
         """See coordinator.backends.backend.Client."""
         self.forget_model()
         told = await self.model()
-        return f"llm {told.service_version} {told.engine_version} {told.model} {told.dtype} {told.quantization}"
+        steady = llm_pb2.GetModelInfoResponse()
+        steady.CopyFrom(told)
+        steady.ClearField("load")
+        return f"llm {told.model} {told.engine_version} {digest_of(steady)}"
 
     async def probe(self) -> None:
         """See coordinator.backends.backend.Client: one token, so that an engine that hangs does not pass."""

@@ -13,6 +13,7 @@ from functools import cached_property
 
 import grpc
 
+from coordinator.backends.backend import digest_of
 from maifs.common.v1 import finding_pb2, image_pb2
 from maifs.vision.v1 import vision_pb2, vision_pb2_grpc
 from serving.channel import CHUNK_BYTES, INLINE_BYTES, open_channel
@@ -103,8 +104,9 @@ class VisionClient:
             told = await self.describe(_INFO_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise self._explained(from_rpc_error(error, self._peer), _INFO_TIMEOUT_S) from error
-        tools = " ".join(f"{tool.tool}:{tool.version}" for tool in told.tools)
-        return f"vision {told.service_version} {tools} {told.calibration_id} {told.device.partition(':')[0]}"
+        told.device = told.device.partition(":")[0]  # which GPU it is changes nothing
+        told.ClearField("limits")
+        return f"vision {told.service_version} {told.calibration_id} {digest_of(told)}"
 
     async def probe(self) -> None:
         """See coordinator.backends.backend.Client."""

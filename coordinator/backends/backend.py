@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import hashlib
 import logging
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from serving.errors import MaifsError, Reason
 
@@ -157,6 +159,11 @@ class Backend(Generic[C]):
         """Ends the probing and closes the connection."""
         await cancelled(self._probing)
         await self.client.close()
+
+
+def digest_of(message: Message) -> str:
+    """A short name for everything that a message says, 16 hexadecimal digits."""
+    return hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()[:16]
 
 
 async def cancelled(task: asyncio.Task[None] | None) -> None:

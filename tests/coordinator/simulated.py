@@ -101,6 +101,7 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
     between_tools: Callable[[Item, int], Awaitable[None]] | None = None
     """Called after each tool with its number."""
     version: str = "1.0.0"
+    source: str = ""
     deadlines: list[float | None] = field(default_factory=list)
     """Seconds that each call had left when it came."""
     items: list[Item] = field(default_factory=list)
@@ -155,7 +156,12 @@ class SimulatedVision(vision_pb2_grpc.VisionServiceServicer):
 
     async def ListTools(self, request: vision_pb2.ListToolsRequest, context: Any) -> vision_pb2.ListToolsResponse:
         return vision_pb2.ListToolsResponse(
-            tools=[vision_pb2.ToolInfo(tool=tool, version=self.version) for tool in TOOLS],
+            tools=[
+                vision_pb2.ToolInfo(
+                    tool=tool, version=self.version, tests=[vision_pb2.TestInfo(id="a.test", source=self.source)]
+                )
+                for tool in TOOLS
+            ],
             device="cpu",
             service_version="0.0.0",
             calibration_id="test",

@@ -73,11 +73,12 @@ async def test_another_question_is_not_answered_from_it(cached: World, change: s
     assert len(cached.vision.items) == 2
 
 
-@pytest.mark.parametrize("part", ["tool", "model"])
+@pytest.mark.parametrize("part", ["tool", "test", "model"])
 async def test_a_new_version_is_asked_anew(cached: World, part: str) -> None:
     await cached.analyze()
-    if part == "tool":
-        cached.vision.version = "2.0.0"
+    if part != "model":
+        cached.vision.version = "2.0.0" if part == "tool" else cached.vision.version
+        cached.vision.source = "another plug-in" if part == "test" else cached.vision.source
         await cached.stop("vision")
         await until(lambda: cached.service.vision.backends[0].health is Health.UNREACHABLE)  # type: ignore[union-attr]
         await cached.start_vision()

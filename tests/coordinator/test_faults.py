@@ -364,6 +364,28 @@ class TestClient:
         refused = [from_status(r.event.error) for r in responses if r.event.HasField("error")]
         assert [(error.reason, error.retry_after_s > 0) for error in refused] == [(Reason.TOO_MANY_OPEN_ITEMS, True)]
 
+    async def test_that_does_not_read_is_stopped_by_flow_control(self, make_world: Callable[..., World]) -> None:
+        world = make_world(max_open_items=8)
+        world.vision.results[0].findings[0].heat_map.png = bytes(2_000_000)  # fills the flow-control window
+        await world.start()
+        data, written = bytes(300_000), 0
+        call = world.stub.AnalyzeStream(timeout=60)
+
+        async def write() -> None:
+            nonlocal written
+            for number in range(400):
+                for request in item(f"i{number}", data):
+                    await call.write(request)
+                written += 1
+
+        writing = asyncio.ensure_future(write())
+        await asyncio.wait({writing}, timeout=2)
+        assert not writing.done(), "it took 120 MB of pictures from a client that does not read"
+        status = await world.stub.GetStatus(coordinator_pb2.GetStatusRequest(), timeout=10)
+        assert status.held_bytes <= 8 * len(data)
+        writing.cancel()
+        call.cancel()
+
     async def test_that_does_not_read_keeps_no_place_at_the_vision_service(
         self, make_world: Callable[..., World]
     ) -> None:
