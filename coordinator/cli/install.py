@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -48,6 +49,7 @@ def install(
         if not place.is_absolute():
             raise MaifsError(Reason.INVALID_REQUEST, f"--venv {venv}: must be an absolute path.")
         here = root == Path("/")
+        _check_root(here=here and not dry_run)
         making = environment.steps(place, has_gpu=has_gpu) if here else []
         _run_all(making, dry_run=dry_run)
         files = collect(Host(place, has_gpu, _systemd_version() if here else 0))
@@ -76,6 +78,7 @@ def uninstall(
 
     def work() -> None:
         here = root == Path("/")
+        _check_root(here=here and not dry_run)
         if here and _has_systemd():
             loaded = _output("systemctl", "show", "--value", "--property=LoadState", TARGET) == "loaded"
             stop = [("systemctl", "disable", "--now", TARGET), ("systemctl", "stop", SLICE)]
@@ -86,6 +89,14 @@ def uninstall(
             _run_all([("systemctl", "daemon-reload")], dry_run=dry_run)
 
     _guard(work)
+
+
+def _check_root(*, here: bool) -> None:
+    """Refuses at once what would fail half-way."""
+    if here and os.geteuid() != 0:
+        raise MaifsError(
+            Reason.OUTPUT_UNWRITABLE, "Only root may change this host.", "Use sudo, --dry-run or --root DIR."
+        )
 
 
 def _after_install() -> list[Sequence[str]]:

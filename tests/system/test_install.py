@@ -146,6 +146,15 @@ def test_the_command_writes_below_a_root_without_being_root(tmp_path: Path, caps
     assert not (tmp_path / "etc/systemd/system/maifs.target").exists()
 
 
+@pytest.mark.parametrize("command", ["install", "uninstall"])
+def test_an_ordinary_user_is_refused_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main([command]) == ExitCode.USAGE
+    assert "Only root" in capsys.readouterr().err
+
+
 def test_a_place_that_the_units_cannot_see_is_refused() -> None:
     with pytest.raises(MaifsError, match="cannot see"):
         environment.steps(PurePosixPath("/root/venv"), has_gpu=False)
