@@ -105,11 +105,7 @@ class Batch:
 
     size_px: int
     nulls: tuple[Null, ...]
-
-    @property
-    def histories(self) -> tuple[History, ...]:
-        """All that some test of the batch takes."""
-        return tuple(dict.fromkeys(history for null in self.nulls for history in null.histories))
+    histories: tuple[History, ...]
 
 
 @dataclass(frozen=True)
@@ -150,13 +146,14 @@ def answers(batch: Batch, seeds: Iterable[int]) -> Iterator[Answer]:
     """Runs the tests of a batch over its pictures, all histories in turn; the same seed gives the same picture."""
     for seed in seeds:
         history = batch.histories[seed % len(batch.histories)]
+        nulls = [null for null in batch.nulls if history in null.histories]
+        if not nulls:
+            continue
         data = history(batch.size_px, np.random.default_rng([seed, batch.size_px]))
         substrate = decode(data, DecodeLimits())
-        for null in batch.nulls:
-            if history in null.histories:
-                seen = null.test.run(substrate)
-                ran = seen.outcome is Outcome.TESTED
-                yield Answer(null.test.id, history.__name__, seed, ran, seen.log10_nfa)
+        for null in nulls:
+            seen = null.test.run(substrate)
+            yield Answer(null.test.id, history.__name__, seed, seen.outcome is Outcome.TESTED, seen.log10_nfa)
 
 
 def count(given: Iterable[Answer]) -> Count:
@@ -184,6 +181,7 @@ SMALL = Batch(
         Null(dwt_marks.TESTS[1], WHOLE),
         Null(copy_move.TEST, WHOLE),
     ),
+    WHOLE,
 )
 LARGE = Batch(
     642,
@@ -193,6 +191,7 @@ LARGE = Batch(
         Null(LOW_NOISE_REGIONS, (lossless, fine_jpeg)),
         Null(CFA, (lossless, fine_jpeg)),
     ),
+    (lossless, fine_jpeg, resized),
 )
 BATCHES = {"small": SMALL, "large": LARGE}
 """Every test that states a number of false alarms."""
@@ -205,12 +204,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first picture")
     parser.add_argument("--batch", choices=BATCHES, action="append", help="both when not given")
     parser.add_argument("--out", type=Path, help="JSON-lines file; answers are added to it, and all of it is counted")
+    parser.add_argument("--tests", nargs="*", help="ids; all when not given")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     found = []
     for name in options.batch or BATCHES:
-        for answer in answers(BATCHES[name], range(options.first, options.first + options.pictures)):
+        nulls = [n for n in BATCHES[name].nulls if not options.tests or n.test.id in options.tests]
+        batch = Batch(BATCHES[name].size_px, tuple(nulls), BATCHES[name].histories)
+        for answer in answers(batch, range(options.first, options.first + options.pictures)):
             found.append(answer)
             if options.out:
                 with options.out.open("a", encoding="utf-8") as file:

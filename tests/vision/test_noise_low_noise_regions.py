@@ -83,7 +83,8 @@ def test_counts_of_one_noise_model_give_fewer_alarms_than_stated() -> None:
 
 @pytest.mark.parametrize("quality", [None, 95])
 def test_a_region_of_a_noisier_sensor_is_found(quality: int | None, to_substrate: Decoder) -> None:
-    picture, foreign = (camera.photo(800, 800, 2, camera.Sensor(4e-4 * gain, 2e-3 * gain**0.5)) for gain in (1.0, 3.0))
+    sensors = (camera.Sensor(3e-4 * gain, 2e-3 * gain**0.5) for gain in (1.0, 8.0))
+    picture, foreign = (camera.photo(1100, 1100, 2, sensor) for sensor in sensors)
     picture[200:440, 240:480] = foreign[200:440, 240:480]
     data = camera.to_png(picture) if quality is None else camera.to_jpeg(picture, quality)
     seen = LOW_NOISE_REGIONS.run(to_substrate(data))

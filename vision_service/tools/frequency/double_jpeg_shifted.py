@@ -35,7 +35,7 @@ class Periodicity:
     power: FloatArray
     """N |mean exp(2 pi i DC / Q)|^2, shape (64 grids, steps); about exponential under H0."""
     log10_nfa: FloatArray
-    """Same shape; 0 for the picture's own grid."""
+    """Same shape; 0 for the picture's own grid, and where that explains the period."""
 
 
 def block_sums(luma: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,9 @@ def periodicity(substrate: Substrate) -> Periodicity:
     """The periodicity map of a picture with sides of 16 px or more.
 
     Blocks that repeat their left neighbour's sum, flat ones, tell nothing about a step and are left out. The
-    background of each step is the median over the grids: what the picture's content alone gives.
+    background of each step is the median over the grids: what the picture's content alone gives. A block that is
+    shifted along one axis only is made of two whole halves of the picture's own blocks, whose sums are multiples of
+    fractions of the picture's own DC step; there its divisors are left out.
     """
     sums = block_sums(substrate.luma)
     steps = torch.from_numpy(_STEPS.astype(np.float64)).to(sums.device)
@@ -71,6 +73,9 @@ def periodicity(substrate: Substrate) -> Periodicity:
     tests = np.log10((GRIDS - 1) * len(_STEPS))
     nfa = tests - np.log(2.0) * power / background / np.log(10.0)
     nfa[0] = 0.0
+    if substrate.jpeg is not None:
+        along_one_axis = [*range(BLOCK), *range(0, GRIDS, BLOCK)]
+        nfa[np.ix_(along_one_axis, int(substrate.jpeg.tables[0][0, 0]) % _STEPS == 0)] = 0.0
     return Periodicity(power, nfa)
 
 

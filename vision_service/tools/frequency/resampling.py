@@ -102,8 +102,8 @@ def run(substrate: Substrate) -> Observation:
     """Looks for tiles that share a resampling period which the rest of the picture does not have.
 
     A period that runs through the whole picture (a web resize, a phone's zoom or lens correction) is a measurement,
-    no alarm. Periods on the lattice of 1/8 are JPEG's and are left out, so that factors of exactly 2 or 4/3 and the
-    like go unseen. Strong JPEG compression hides the trace. Linear in pixels.
+    no alarm and has no number of false alarms. Periods on the lattice of 1/8 are JPEG's and are left out, so that
+    factors of exactly 2 or 4/3 and the like go unseen. Strong JPEG compression hides the trace. Linear in pixels.
     """
     if min(substrate.height_px, substrate.width_px) < TILE + 2:
         size = f"{substrate.width_px} x {substrate.height_px} px"
@@ -136,7 +136,7 @@ def run(substrate: Substrate) -> Observation:
         Outcome.TESTED,
         score=min(max(0.0, -strongest), _SCORE_CAP) if local else 0.0,
         score_meaning="-log10 of the number of false alarms of a period that a group of tiles has and the rest has not",
-        log10_nfa=strongest,
+        log10_nfa=strongest if local else None,
         detected=detected,
         explanation_key=f"{_ID}.{variant}",
         measurements=tuple(numbers),

@@ -36,22 +36,23 @@ class QuietBlocks:
     bins: int
 
 
-def quiet_blocks(luma: torch.Tensor) -> QuietBlocks | None:
+def quiet_blocks(green: torch.Tensor) -> QuietBlocks | None:
     """Finds V and S: blocks of equal brightness compete for the lowest deviation.
 
     Blocks are sorted by their mean into bins of about 2,000. In each bin V is the share n with the least ratio of
     low- to high-frequency energy (sums of c^2 over 0 < i + j < 5 and over the rest of the orthonormal DCT), and S
     the half of V with the least high-frequency energy. Under the null hypothesis (one noise model for the picture)
     S is a random half of V everywhere. The publication takes n = 0.1 by the low-frequency energy itself, which
-    keeps a noisier region out of V before the test can count it; the ratio does not depend on the noise level.
+    keeps a noisier region out of V before the test can count it; the ratio does not depend on the noise level. Green
+    stands for luminance, because the noise of a luminance depends on the colour too and not on itself alone.
 
     Args:
-        luma: float32, shape (H, W), 0..255; both sides at least 5.
+        green: uint8 or float32, shape (H, W), 0..255; both sides at least 5.
 
     Returns:
         None when there are fewer blocks than one bin.
     """
-    low, high, mean, inside = _energies(luma)
+    low, high, mean, inside = _energies(green)
     index = torch.nonzero(inside).ravel()
     bins = len(index) // _BIN_BLOCKS
     if bins < 1:
@@ -66,7 +67,7 @@ def quiet_blocks(luma: torch.Tensor) -> QuietBlocks | None:
     quiet.scatter_(1, order[:, : int(QUIET_SHARE * candidates.shape[1])], True)
     void = (high[candidates] < _NO_NOISE).double().mean(dim=1) >= QUIET_SHARE
     kept = candidates[~void].ravel().cpu().numpy()
-    columns = luma.shape[1] // BLOCK_PX
+    columns = green.shape[1] // BLOCK_PX
     return QuietBlocks(
         kept // columns * BLOCK_PX,
         kept % columns * BLOCK_PX,
@@ -76,13 +77,15 @@ def quiet_blocks(luma: torch.Tensor) -> QuietBlocks | None:
     )
 
 
-def _energies(luma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def _energies(green: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Low- and high-frequency energy, mean and "not clipped" of each whole block, in raster order."""
-    rows, columns = (side // BLOCK_PX for side in luma.shape)
-    low_basis, high_basis = _bases(luma.device)
+    rows, columns = (side // BLOCK_PX for side in green.shape)
+    low_basis, high_basis = _bases(green.device)
     parts: list[tuple[torch.Tensor, ...]] = []
     for first in range(0, rows, _STRIP_BLOCKS):
-        strip = luma[first * BLOCK_PX : min(first + _STRIP_BLOCKS, rows) * BLOCK_PX, : columns * BLOCK_PX]
+        strip = green[first * BLOCK_PX : min(first + _STRIP_BLOCKS, rows) * BLOCK_PX, : columns * BLOCK_PX].to(
+            torch.float32
+        )
         blocks = strip.reshape(-1, BLOCK_PX, columns, BLOCK_PX).transpose(1, 2).reshape(-1, BLOCK_PX**2)
         mean = blocks.mean(dim=1)
         low = ((blocks @ low_basis) ** 2).sum(dim=1)

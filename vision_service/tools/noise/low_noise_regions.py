@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from vision_service.domain import HeatMap, Measurement, Observation, Outcome, Region, Test, not_applicable
 from vision_service.substrate import Substrate
@@ -14,12 +15,13 @@ from vision_service.tools.noise import acontrario
 from vision_service.tools.noise.low_noise import QUIET_SHARE, QuietBlocks, quiet_blocks
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 _MIN_PIXELS = 300_000
 _MIN_QUALITY = 85  # below, the steps of the high frequencies (30 and more) leave the quantiser's noise
 _MIN_CELL_PX = 32
 _GRID = 32  # cells along the longer side of a large picture: 279 thousand rectangles are scanned at most
-_FOREIGN_SHARE = 0.25  # noise 1.5 times as strong leaves less than this share quiet: a weaker effect is not a splice
+_TOLERATED_SHARE = 2 / 3  # colours and fine texture make that share quiet, or leave the rest, in genuine pictures
 _MIN_BLOCKS = 8  # candidates in a rectangle
 _MIN_CANDIDATES = 0.5  # share of the bins that must not be void
 _LARGEST_SHARE = 0.5  # a rectangle with more of the candidates than this is the picture, not a region of it
@@ -48,9 +50,10 @@ def cell_counts(blocks: QuietBlocks, cell_px: int, rows: int, columns: int) -> t
 def scan(n: FloatArray, k: FloatArray) -> list[Rectangle]:
     """The most significant rectangle of too many and of too few quiet blocks, by rising NFA.
 
-    NFA = 2 R * P(Bin(N / c, 1/2) >= K / c), R the number of rectangles of the grid. c is the overdispersion of the
-    cells outside the rectangle times their correlation area: where quiet blocks follow the content of the picture
-    they do so outside the rectangle as well, and the test loses its power instead of raising an alarm.
+    NFA = 2 R * P(Bin(N / c, 2/3) >= K / c), R the number of rectangles of the grid and 2/3 the share that content alone
+    may give. c is the overdispersion outside of the rectangle, of cells times their correlation area or of whole blocks
+    of the rectangle's size, whichever is larger: where quiet blocks follow the content of the picture they do so
+    outside as well, and the test loses its power instead of raising an alarm.
     """
     found = [_strongest(n, counts) for counts in (k, n - k)]
     quiet = [f and Rectangle(f.log10_nfa, f.box, f.candidates, 1 - f.quiet_share) for f in found[1:]]
@@ -68,9 +71,11 @@ def _strongest(n: FloatArray, k: FloatArray) -> Rectangle | None:
     outside[max(0, top[i] - 1) : bottom[i] + 1, max(0, left[j] - 1) : right[j] + 1] = False
     if int(outside.sum()) < 10:
         return None
-    dilution = _dilution(n, k, outside)
     total, quiet = float(sums_n[i, j]), float(sums_k[i, j])
-    tail = float(log10_binomial_tail(quiet / dilution, total / dilution, QUIET_SHARE))
+    blocks = _block_deviations(n, k, outside, (int(top[i]), int(left[j])), (bottom[i] - top[i], right[j] - left[j]))
+    spread = max(1.0, float((blocks**2).mean())) if blocks.size else 1.0
+    dilution = max(_dilution(n, k, outside), spread)
+    tail = float(log10_binomial_tail(quiet / dilution, total / dilution, _TOLERATED_SHARE))
     box = Region(int(left[j]), int(top[i]), int(right[j] - left[j]), int(bottom[i] - top[i]))
     return Rectangle(float(np.log10(2.0 * z.size)) + tail, box, total, quiet / total)
 
@@ -78,6 +83,23 @@ def _strongest(n: FloatArray, k: FloatArray) -> Rectangle | None:
 def _dilution(n: FloatArray, k: FloatArray, outside: npt.NDArray[np.bool_]) -> float:
     z = (k - QUIET_SHARE * n) / np.sqrt(QUIET_SHARE * (1 - QUIET_SHARE) * np.maximum(n, 1.0))
     return max(1.0, float((z[outside] ** 2).mean())) * acontrario.correlation_area(z, outside)
+
+
+def _block_deviations(
+    n: FloatArray, k: FloatArray, outside: BoolArray, corner: tuple[int, int], size: tuple[int, int]
+) -> FloatArray:
+    """Standardised quiet counts of the blocks outside that tile the grid in step with a rectangle, shape (blocks,)."""
+    (height, width), (top, left) = size, (corner[0] % size[0], corner[1] % size[1])
+    rows, columns = (n.shape[0] - top) // height, (n.shape[1] - left) // width
+
+    def blocks(values: FloatArray) -> FloatArray:
+        cut = np.where(outside, values, 0.0)[top : top + rows * height, left : left + columns * width]
+        return np.asarray(cut.reshape(rows, height, columns, width).sum(axis=(1, 3)).ravel(), dtype=np.float64)
+
+    total = blocks(n)
+    enough = total >= max(_MIN_BLOCKS, 0.25 * height * width * float(n.mean()))
+    expected = QUIET_SHARE * total
+    return np.asarray((blocks(k) - expected)[enough] / np.sqrt(expected * (1 - QUIET_SHARE))[enough])
 
 
 def _edges(rows: int, columns: int) -> tuple[npt.NDArray[np.int64], ...]:
@@ -100,7 +122,7 @@ def _run(substrate: Substrate) -> Observation:
     quality = substrate.jpeg.quality if substrate.jpeg is not None else 100
     if quality < _MIN_QUALITY:
         return not_applicable("too_compressed", f"JPEG quality {quality} leaves no noise; {_MIN_QUALITY} is needed")
-    blocks = quiet_blocks(substrate.luma)
+    blocks = quiet_blocks(torch.from_numpy(substrate.rgb[:, :, 1]).to(substrate.device))
     if blocks is None or blocks.void_bins > (1 - _MIN_CANDIDATES) * blocks.bins:
         return not_applicable(
             "no_noise", "at half of the brightness levels the flattest blocks hold only rounding noise"
@@ -113,7 +135,7 @@ def _run(substrate: Substrate) -> Observation:
 def _observation(substrate: Substrate, blocks: QuietBlocks, n: FloatArray, k: FloatArray, cell: int) -> Observation:
     rectangles = scan(n, k)
     best = rectangles[0] if rectangles else None
-    found = [r for r in rectangles if r.log10_nfa < acontrario.DETECTION_LOG10_NFA and _foreign(r)]
+    found = [r for r in rectangles if r.log10_nfa < acontrario.DETECTION_LOG10_NFA]
     key = (
         "not_detected"
         if not found
@@ -141,10 +163,6 @@ def _observation(substrate: Substrate, blocks: QuietBlocks, n: FloatArray, k: Fl
             "Bright cells hold more or fewer of the picture's quietest blocks than chance would give.",
         ),
     )
-
-
-def _foreign(rectangle: Rectangle) -> bool:
-    return abs(rectangle.quiet_share - QUIET_SHARE) >= QUIET_SHARE - _FOREIGN_SHARE
 
 
 def _heat(n: FloatArray, k: FloatArray) -> npt.NDArray[np.uint8]:
