@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from typer._completion_classes import completion_init
+
 from coordinator.cli.app import app
 from serving.errors import ExitCode
 
@@ -15,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     # gRPC's C library writes to standard error by itself, over the progress and into a script's log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    completion_init()  # answers what the scripts of `completion` ask
     try:
         app(args=None if argv is None else list(argv), prog_name="coordinator-cli")
     except SystemExit as end:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +83,6 @@ class Analysis:
         Raises:
             MaifsError: when nothing could be begun.
         """
-        _cancel_on_sigterm()
         current_request_id.set(new_request_id())
         output = OutputFolder(self._settings.out, self._labels, found.sources) if self._settings.out else None
         try:
@@ -256,10 +254,3 @@ def batch_request(out: Path, options: RunOptions, concurrency: int | None) -> Ba
         options=batch_pb2.BatchOptions(analyze=analyze, max_running_items_count=concurrency or 0),
         max_image_bytes=options.max_image_bytes,
     )
-
-
-def _cancel_on_sigterm() -> None:
-    """SIGTERM ends the run as Ctrl-C does: the services of our own are stopped, the exit code says interrupted."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

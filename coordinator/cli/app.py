@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from coordinator.cli import common, gpu, install
+from coordinator.cli import common, completion, gpu, install
 from coordinator.cli.common import EPILOG, Address, run_or_exit
 from serving import __version__
 from serving.errors import ExitCode, MaifsError
@@ -15,6 +15,7 @@ from serving.errors import ExitCode, MaifsError
 app = typer.Typer(
     name="coordinator-cli",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     epilog=EPILOG,
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(gpu.app, name="gpu")
 app.command(epilog=install.EPILOG)(install.install)
 app.command(epilog=install.EPILOG)(install.uninstall)
+app.command(epilog=completion.EPILOG)(completion.completion)
 
 
 def _show_version(wanted: bool) -> None:
@@ -149,6 +151,27 @@ def status(
         typer.echo(to_json(view.to_document(where, answer)))
     else:
         view.show(where, answer, Console(highlight=False))
+
+
+@app.command(epilog=EPILOG)
+def watch(
+    address: Address = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per look and line.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="Seconds from look to look.")
+    ] = 1.0,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="N", min=1, help="End after N looks. Default: watch until Ctrl-C.")
+    ] = None,
+) -> None:
+    """Watch services, queue, report cache and this machine's GPUs, renewed every second.
+
+    A coordinator that stops while it is watched is shown as such, and again when it comes back. Without one at the
+    beginning the command ends with exit code 3.
+    """
+    from coordinator.cli import watch as view
+
+    run_or_exit(view.run(address, interval, as_json=as_json, count=count))
 
 
 @app.command(epilog=EPILOG)

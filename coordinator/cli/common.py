@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
@@ -31,9 +32,16 @@ Address = Annotated[
 def run(work: Coroutine[Any, Any, T]) -> T:
     """asyncio.run, in which SIGTERM and Ctrl-C both end as KeyboardInterrupt."""
     try:
-        return asyncio.run(work)
+        return asyncio.run(_ended_by_sigterm(work))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+async def _ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def run_or_exit(work: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -83,9 +83,9 @@ def _pin(backend: coordinator_pb2.BackendStatus) -> str:
     return state.value if state else ""
 
 
-def show(address: str, status: coordinator_pb2.GetStatusResponse, console: Console) -> None:
-    """Prints it for people."""
-    console.print(Text(f"Coordinator {status.service_version} at {address}, up {_duration(status.uptime_seconds)}"))
+def backends(address: str, status: coordinator_pb2.GetStatusResponse) -> RenderableType:
+    """The coordinator in a line, and a table of its backends."""
+    head = Text(f"Coordinator {status.service_version} at {address}, up {_duration(status.uptime_seconds)}")
     table = Table("Backend", "State", "Calls", "Address", "Runs", "Devices", "GPU pin", box=None, padding=(0, 2, 0, 0))
     for backend in status.backends:
         word, style = _STATES.get(backend.state, ("unknown", ""))
@@ -93,7 +93,12 @@ def show(address: str, status: coordinator_pb2.GetStatusResponse, console: Conso
         calls = f"{backend.open_calls_count}/{backend.max_open_calls_count}" if backend.max_open_calls_count else ""
         cells = (calls, backend.address, runs, ", ".join(backend.devices), _pin(backend))
         table.add_row(backend.name, Text(word, style=style), *(Text(printable(cell)) for cell in cells))
-    console.print(table)
+    return Group(head, table)
+
+
+def show(address: str, status: coordinator_pb2.GetStatusResponse, console: Console) -> None:
+    """Prints it for people."""
+    console.print(backends(address, status))
     limits = status.limits
     console.print(
         f"Open items {status.open_items_count}, {status.waiting_items_count} of them waiting "

@@ -241,7 +241,14 @@ class ServerThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server: grpc.aio.Server = self._await(self._start())
+        self._server: grpc.aio.Server
+        self.start()
+
+    def start(self) -> None:
+        self._server = self._await(self._start())
+
+    def stop(self) -> None:
+        self._await(self._server.stop(0))
 
     def _await(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -257,6 +264,6 @@ class ServerThread:
         return server
 
     def close(self) -> None:
-        self._await(self._server.stop(0))
+        self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
