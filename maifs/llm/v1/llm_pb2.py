@@ -27,47 +27,47 @@ from maifs.common.v1 import finding_pb2 as maifs_dot_common_dot_v1_dot_finding__
 from maifs.common.v1 import gpu_pb2 as maifs_dot_common_dot_v1_dot_gpu__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16maifs/llm/v1/llm.proto\x12\x0cmaifs.llm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmaifs/common/v1/finding.proto\x1a\x19maifs/common/v1/gpu.proto\"\x19\n\tImagePart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"i\n\x0b\x43hatMessage\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.maifs.llm.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\'\n\x06images\x18\x03 \x03(\x0b\x32\x17.maifs.llm.v1.ImagePart\"\xd6\x02\n\x0fGenerateRequest\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.maifs.llm.v1.ChatMessage\x12\x18\n\x10max_tokens_count\x18\x02 \x01(\x05\x12\x13\n\x0btemperature\x18\x03 \x01(\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x0bjson_schema\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x0f\n\x07\x63hoices\x18\t \x03(\t\x12\r\n\x05regex\x18\n \x01(\t\x12\x0f\n\x07grammar\x18\x0b \x01(\t\x12\x1f\n\x12top_logprobs_count\x18\x0c \x01(\x05H\x02\x88\x01\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\r \x01(\tB\x08\n\x06_top_pB\x07\n\x05_seedB\x15\n\x13_top_logprobs_count\"e\n\x05Usage\x12\x1b\n\x13prompt_tokens_count\x18\x01 \x01(\x05\x12\"\n\x1a\x63\x61\x63hed_prompt_tokens_count\x18\x02 \x01(\x05\x12\x1b\n\x13output_tokens_count\x18\x03 \x01(\x05\"\x8f\x01\n\x0eGenerateFinish\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.maifs.llm.v1.FinishReason\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.maifs.llm.v1.Usage\x12-\n\x07timings\x18\x03 \x03(\x0b\x32\x1c.maifs.common.v1.PhaseTiming\"A\n\x0eTokenCandidate\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"f\n\x0cTokenLogprob\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1c.maifs.llm.v1.TokenCandidate\x12)\n\x03top\x18\x02 \x03(\x0b\x32\x1c.maifs.llm.v1.TokenCandidate\"\x8a\x01\n\x10GenerateResponse\x12\x0f\n\x05\x64\x65lta\x18\x01 \x01(\tH\x00\x12.\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x1c.maifs.llm.v1.GenerateFinishH\x00\x12,\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1a.maifs.llm.v1.TokenLogprobB\x07\n\x05\x65vent\"Q\n\x11WarmPrefixRequest\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.maifs.llm.v1.ChatMessage\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\"\x82\x01\n\x12WarmPrefixResponse\x12\x1b\n\x13prompt_tokens_count\x18\x01 \x01(\x05\x12\"\n\x1a\x63\x61\x63hed_prompt_tokens_count\x18\x02 \x01(\x05\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x15\n\x13GetModelInfoRequest\"\xfc\x02\n\x0eParallelLayout\x12\x1c\n\x14tensor_parallel_size\x18\x01 \x01(\x05\x12\x1e\n\x16pipeline_parallel_size\x18\x02 \x01(\x05\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12\x1d\n\x15\x61ttention_heads_count\x18\x04 \x01(\x05\x12\x16\n\x0ekv_heads_count\x18\x05 \x01(\x05\x12$\n\x1cpadded_attention_heads_count\x18\x06 \x01(\x05\x12\x1d\n\x15padded_kv_heads_count\x18\x07 \x01(\x05\x12)\n!padded_intermediate_columns_count\x18\x08 \x01(\x05\x12$\n\x1cpadded_vocabulary_rows_count\x18\t \x01(\x05\x12\x1d\n\x15padding_weights_ratio\x18\n \x01(\x01\x12\x1e\n\x16padding_kv_cache_ratio\x18\x0b \x01(\x01\x12\x0f\n\x07profile\x18\x0c \x01(\t\"\xb1\x01\n\tLlmLimits\x12\"\n\x1amax_model_len_tokens_count\x18\x01 \x01(\x05\x12\x1f\n\x17max_output_tokens_count\x18\x02 \x01(\x05\x12\"\n\x1amax_running_requests_count\x18\x03 \x01(\x05\x12!\n\x19max_queued_requests_count\x18\x04 \x01(\x05\x12\x18\n\x10max_images_count\x18\x05 \x01(\x05\"\xc5\x01\n\x07LlmLoad\x12\x1d\n\x15\x61\x63tive_requests_count\x18\x01 \x01(\x05\x12 \n\x18\x63ompleted_requests_count\x18\x02 \x01(\x03\x12\x1b\n\x13output_tokens_count\x18\x03 \x01(\x03\x12\x1e\n\x16running_requests_count\x18\x04 \x01(\x05\x12\x1e\n\x16waiting_requests_count\x18\x05 \x01(\x05\x12\x1c\n\x14kv_cache_usage_ratio\x18\x06 \x01(\x01\"\xe1\x02\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x14\n\x0cquantization\x18\x04 \x01(\t\x12,\n\x06layout\x18\x05 \x01(\x0b\x32\x1c.maifs.llm.v1.ParallelLayout\x12\'\n\x06limits\x18\x06 \x01(\x0b\x32\x17.maifs.llm.v1.LlmLimits\x12#\n\x04load\x18\x07 \x01(\x0b\x32\x15.maifs.llm.v1.LlmLoad\x12\x16\n\x0e\x65ngine_version\x18\x08 \x01(\t\x12\x17\n\x0fservice_version\x18\t \x01(\t\x12\x16\n\x0eprefix_caching\x18\n \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x0b \x03(\t\x12(\n\x07gpu_pin\x18\x0c \x01(\x0b\x32\x17.maifs.common.v1.GpuPin*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x81\x02\n\nLlmService\x12K\n\x08Generate\x12\x1d.maifs.llm.v1.GenerateRequest\x1a\x1e.maifs.llm.v1.GenerateResponse0\x01\x12O\n\nWarmPrefix\x12\x1f.maifs.llm.v1.WarmPrefixRequest\x1a .maifs.llm.v1.WarmPrefixResponse\x12U\n\x0cGetModelInfo\x12!.maifs.llm.v1.GetModelInfoRequest\x1a\".maifs.llm.v1.GetModelInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16maifs/llm/v1/llm.proto\x12\x0cmaifs.llm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmaifs/common/v1/finding.proto\x1a\x19maifs/common/v1/gpu.proto\"\x19\n\tImagePart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"i\n\x0b\x43hatMessage\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.maifs.llm.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\'\n\x06images\x18\x03 \x03(\x0b\x32\x17.maifs.llm.v1.ImagePart\"\xf6\x02\n\x0fGenerateRequest\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.maifs.llm.v1.ChatMessage\x12\x18\n\x10max_tokens_count\x18\x02 \x01(\x05\x12\x13\n\x0btemperature\x18\x03 \x01(\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x0bjson_schema\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x0f\n\x07\x63hoices\x18\t \x03(\t\x12\r\n\x05regex\x18\n \x01(\t\x12\x0f\n\x07grammar\x18\x0b \x01(\t\x12\x1f\n\x12top_logprobs_count\x18\x0c \x01(\x05H\x02\x88\x01\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\r \x01(\t\x12\x1e\n\x16\x64\x65lta_interval_seconds\x18\x0e \x01(\x01\x42\x08\n\x06_top_pB\x07\n\x05_seedB\x15\n\x13_top_logprobs_count\"e\n\x05Usage\x12\x1b\n\x13prompt_tokens_count\x18\x01 \x01(\x05\x12\"\n\x1a\x63\x61\x63hed_prompt_tokens_count\x18\x02 \x01(\x05\x12\x1b\n\x13output_tokens_count\x18\x03 \x01(\x05\"\x8f\x01\n\x0eGenerateFinish\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.maifs.llm.v1.FinishReason\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.maifs.llm.v1.Usage\x12-\n\x07timings\x18\x03 \x03(\x0b\x32\x1c.maifs.common.v1.PhaseTiming\"A\n\x0eTokenCandidate\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"f\n\x0cTokenLogprob\x12+\n\x05token\x18\x01 \x01(\x0b\x32\x1c.maifs.llm.v1.TokenCandidate\x12)\n\x03top\x18\x02 \x03(\x0b\x32\x1c.maifs.llm.v1.TokenCandidate\"\x8a\x01\n\x10GenerateResponse\x12\x0f\n\x05\x64\x65lta\x18\x01 \x01(\tH\x00\x12.\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x1c.maifs.llm.v1.GenerateFinishH\x00\x12,\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1a.maifs.llm.v1.TokenLogprobB\x07\n\x05\x65vent\"Q\n\x11WarmPrefixRequest\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.maifs.llm.v1.ChatMessage\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\"\x82\x01\n\x12WarmPrefixResponse\x12\x1b\n\x13prompt_tokens_count\x18\x01 \x01(\x05\x12\"\n\x1a\x63\x61\x63hed_prompt_tokens_count\x18\x02 \x01(\x05\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x15\n\x13GetModelInfoRequest\"\xfc\x02\n\x0eParallelLayout\x12\x1c\n\x14tensor_parallel_size\x18\x01 \x01(\x05\x12\x1e\n\x16pipeline_parallel_size\x18\x02 \x01(\x05\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12\x1d\n\x15\x61ttention_heads_count\x18\x04 \x01(\x05\x12\x16\n\x0ekv_heads_count\x18\x05 \x01(\x05\x12$\n\x1cpadded_attention_heads_count\x18\x06 \x01(\x05\x12\x1d\n\x15padded_kv_heads_count\x18\x07 \x01(\x05\x12)\n!padded_intermediate_columns_count\x18\x08 \x01(\x05\x12$\n\x1cpadded_vocabulary_rows_count\x18\t \x01(\x05\x12\x1d\n\x15padding_weights_ratio\x18\n \x01(\x01\x12\x1e\n\x16padding_kv_cache_ratio\x18\x0b \x01(\x01\x12\x0f\n\x07profile\x18\x0c \x01(\t\"\xb1\x01\n\tLlmLimits\x12\"\n\x1amax_model_len_tokens_count\x18\x01 \x01(\x05\x12\x1f\n\x17max_output_tokens_count\x18\x02 \x01(\x05\x12\"\n\x1amax_running_requests_count\x18\x03 \x01(\x05\x12!\n\x19max_queued_requests_count\x18\x04 \x01(\x05\x12\x18\n\x10max_images_count\x18\x05 \x01(\x05\"\xc5\x01\n\x07LlmLoad\x12\x1d\n\x15\x61\x63tive_requests_count\x18\x01 \x01(\x05\x12 \n\x18\x63ompleted_requests_count\x18\x02 \x01(\x03\x12\x1b\n\x13output_tokens_count\x18\x03 \x01(\x03\x12\x1e\n\x16running_requests_count\x18\x04 \x01(\x05\x12\x1e\n\x16waiting_requests_count\x18\x05 \x01(\x05\x12\x1c\n\x14kv_cache_usage_ratio\x18\x06 \x01(\x01\"\xe1\x02\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x14\n\x0cquantization\x18\x04 \x01(\t\x12,\n\x06layout\x18\x05 \x01(\x0b\x32\x1c.maifs.llm.v1.ParallelLayout\x12\'\n\x06limits\x18\x06 \x01(\x0b\x32\x17.maifs.llm.v1.LlmLimits\x12#\n\x04load\x18\x07 \x01(\x0b\x32\x15.maifs.llm.v1.LlmLoad\x12\x16\n\x0e\x65ngine_version\x18\x08 \x01(\t\x12\x17\n\x0fservice_version\x18\t \x01(\t\x12\x16\n\x0eprefix_caching\x18\n \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x0b \x03(\t\x12(\n\x07gpu_pin\x18\x0c \x01(\x0b\x32\x17.maifs.common.v1.GpuPin*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x81\x02\n\nLlmService\x12K\n\x08Generate\x12\x1d.maifs.llm.v1.GenerateRequest\x1a\x1e.maifs.llm.v1.GenerateResponse0\x01\x12O\n\nWarmPrefix\x12\x1f.maifs.llm.v1.WarmPrefixRequest\x1a .maifs.llm.v1.WarmPrefixResponse\x12U\n\x0cGetModelInfo\x12!.maifs.llm.v1.GetModelInfoRequest\x1a\".maifs.llm.v1.GetModelInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maifs.llm.v1.llm_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2528
-  _globals['_ROLE']._serialized_end=2608
-  _globals['_FINISHREASON']._serialized_start=2610
-  _globals['_FINISHREASON']._serialized_end=2705
+  _globals['_ROLE']._serialized_start=2560
+  _globals['_ROLE']._serialized_end=2640
+  _globals['_FINISHREASON']._serialized_start=2642
+  _globals['_FINISHREASON']._serialized_end=2737
   _globals['_IMAGEPART']._serialized_start=130
   _globals['_IMAGEPART']._serialized_end=155
   _globals['_CHATMESSAGE']._serialized_start=157
   _globals['_CHATMESSAGE']._serialized_end=262
   _globals['_GENERATEREQUEST']._serialized_start=265
-  _globals['_GENERATEREQUEST']._serialized_end=607
-  _globals['_USAGE']._serialized_start=609
-  _globals['_USAGE']._serialized_end=710
-  _globals['_GENERATEFINISH']._serialized_start=713
-  _globals['_GENERATEFINISH']._serialized_end=856
-  _globals['_TOKENCANDIDATE']._serialized_start=858
-  _globals['_TOKENCANDIDATE']._serialized_end=923
-  _globals['_TOKENLOGPROB']._serialized_start=925
-  _globals['_TOKENLOGPROB']._serialized_end=1027
-  _globals['_GENERATERESPONSE']._serialized_start=1030
-  _globals['_GENERATERESPONSE']._serialized_end=1168
-  _globals['_WARMPREFIXREQUEST']._serialized_start=1170
-  _globals['_WARMPREFIXREQUEST']._serialized_end=1251
-  _globals['_WARMPREFIXRESPONSE']._serialized_start=1254
-  _globals['_WARMPREFIXRESPONSE']._serialized_end=1384
-  _globals['_GETMODELINFOREQUEST']._serialized_start=1386
-  _globals['_GETMODELINFOREQUEST']._serialized_end=1407
-  _globals['_PARALLELLAYOUT']._serialized_start=1410
-  _globals['_PARALLELLAYOUT']._serialized_end=1790
-  _globals['_LLMLIMITS']._serialized_start=1793
-  _globals['_LLMLIMITS']._serialized_end=1970
-  _globals['_LLMLOAD']._serialized_start=1973
-  _globals['_LLMLOAD']._serialized_end=2170
-  _globals['_GETMODELINFORESPONSE']._serialized_start=2173
-  _globals['_GETMODELINFORESPONSE']._serialized_end=2526
-  _globals['_LLMSERVICE']._serialized_start=2708
-  _globals['_LLMSERVICE']._serialized_end=2965
+  _globals['_GENERATEREQUEST']._serialized_end=639
+  _globals['_USAGE']._serialized_start=641
+  _globals['_USAGE']._serialized_end=742
+  _globals['_GENERATEFINISH']._serialized_start=745
+  _globals['_GENERATEFINISH']._serialized_end=888
+  _globals['_TOKENCANDIDATE']._serialized_start=890
+  _globals['_TOKENCANDIDATE']._serialized_end=955
+  _globals['_TOKENLOGPROB']._serialized_start=957
+  _globals['_TOKENLOGPROB']._serialized_end=1059
+  _globals['_GENERATERESPONSE']._serialized_start=1062
+  _globals['_GENERATERESPONSE']._serialized_end=1200
+  _globals['_WARMPREFIXREQUEST']._serialized_start=1202
+  _globals['_WARMPREFIXREQUEST']._serialized_end=1283
+  _globals['_WARMPREFIXRESPONSE']._serialized_start=1286
+  _globals['_WARMPREFIXRESPONSE']._serialized_end=1416
+  _globals['_GETMODELINFOREQUEST']._serialized_start=1418
+  _globals['_GETMODELINFOREQUEST']._serialized_end=1439
+  _globals['_PARALLELLAYOUT']._serialized_start=1442
+  _globals['_PARALLELLAYOUT']._serialized_end=1822
+  _globals['_LLMLIMITS']._serialized_start=1825
+  _globals['_LLMLIMITS']._serialized_end=2002
+  _globals['_LLMLOAD']._serialized_start=2005
+  _globals['_LLMLOAD']._serialized_end=2202
+  _globals['_GETMODELINFORESPONSE']._serialized_start=2205
+  _globals['_GETMODELINFORESPONSE']._serialized_end=2558
+  _globals['_LLMSERVICE']._serialized_start=2740
+  _globals['_LLMSERVICE']._serialized_end=2997
 # @@protoc_insertion_point(module_scope)

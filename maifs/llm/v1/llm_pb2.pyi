@@ -141,6 +141,7 @@ class GenerateRequest(google.protobuf.message.Message):
     GRAMMAR_FIELD_NUMBER: builtins.int
     TOP_LOGPROBS_COUNT_FIELD_NUMBER: builtins.int
     ADAPTER_FIELD_NUMBER: builtins.int
+    DELTA_INTERVAL_SECONDS_FIELD_NUMBER: builtins.int
     max_tokens_count: builtins.int
     """Most tokens to generate, 1..limits.max_output_tokens_count. 0 takes the service's default."""
     temperature: builtins.float
@@ -165,6 +166,10 @@ class GenerateRequest(google.protobuf.message.Message):
     """
     adapter: builtins.str
     """Name of a LoRA adapter that the service has loaded (GetModelInfo lists them); empty means the model alone."""
+    delta_interval_seconds: builtins.float
+    """Least time between deltas after the first, in seconds, 0..60; text of that time comes in one delta, which spares the
+    client and the service a message for every token. 0 sends each as it is generated.
+    """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The conversation, rendered with the model's own chat template. At least one message."""
@@ -195,9 +200,10 @@ class GenerateRequest(google.protobuf.message.Message):
         grammar: builtins.str = ...,
         top_logprobs_count: builtins.int | None = ...,
         adapter: builtins.str = ...,
+        delta_interval_seconds: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_seed", b"_seed", "_top_logprobs_count", b"_top_logprobs_count", "_top_p", b"_top_p", "seed", b"seed", "top_logprobs_count", b"top_logprobs_count", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_top_logprobs_count", b"_top_logprobs_count", "_top_p", b"_top_p", "adapter", b"adapter", "choices", b"choices", "grammar", b"grammar", "json_schema", b"json_schema", "max_tokens_count", b"max_tokens_count", "messages", b"messages", "priority", b"priority", "regex", b"regex", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_logprobs_count", b"top_logprobs_count", "top_p", b"top_p"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_top_logprobs_count", b"_top_logprobs_count", "_top_p", b"_top_p", "adapter", b"adapter", "choices", b"choices", "delta_interval_seconds", b"delta_interval_seconds", "grammar", b"grammar", "json_schema", b"json_schema", "max_tokens_count", b"max_tokens_count", "messages", b"messages", "priority", b"priority", "regex", b"regex", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_logprobs_count", b"top_logprobs_count", "top_p", b"top_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
     @typing.overload
