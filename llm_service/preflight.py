@@ -21,7 +21,7 @@ from serving.sharding import Padding, Verdict, appended, check, describe_padding
 
 MAX_DEVICES = 8
 _NEAREST_COUNT = 4
-_PADDABLE_METHODS = ("fp8", "awq", "auto_awq", "awq_marlin")
+_PADDABLE_METHODS = ("fp8", "compressed-tensors", "awq", "auto_awq", "awq_marlin")
 """VLLM's names of what padding knows."""
 _ADAPTERS = "LoRA adapters of a padded model cannot be loaded"
 

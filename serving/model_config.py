@@ -82,7 +82,7 @@ def _padding_obstacle(config: Mapping[str, Any]) -> str:
     if architecture not in PADDABLE_ARCHITECTURES:
         name = f"the architecture {architecture}" if architecture else "a model whose config.json names no architecture"
         return f"{name} cannot be padded; {', '.join(PADDABLE_ARCHITECTURES)} can"
-    if settings and _method(settings) not in _PADDABLE_FORMATS:
+    if settings and _method(settings) not in _PADDABLE_FORMATS and not _is_compressed_fp8(settings):
         return f"weights stored as {_method(settings) or 'an unnamed format'} cannot be padded; 16-bit, AWQ and FP8 can"
     if _method(settings) == "awq" and stored_block(settings).inputs == 1:
         return "AWQ weights without groups cannot be padded"
@@ -139,7 +139,21 @@ def model_shape(config: Mapping[str, Any], name: str) -> ModelShape:
     )
 
 
+def _is_compressed_fp8(settings: Mapping[str, Any]) -> bool:
+    """Whether compressed-tensors holds FP8 weights alone, with one scale for a tensor or for each output."""
+    groups = list((settings.get("config_groups") or {}).values())
+    weights = [group.get("weights") or {} for group in groups]
+    return (
+        _method(settings) == "compressed-tensors"
+        and bool(weights)
+        and all((each.get("type"), each.get("num_bits")) == ("float", 8) for each in weights)
+        and all(each.get("strategy") in {"tensor", "channel"} for each in weights)
+    )
+
+
 def _stored_format(settings: dict[str, Any]) -> Quantization:
+    if _is_compressed_fp8(settings):
+        return Quantization.FP8
     known = {"awq": Quantization.AWQ, "fp8": Quantization.FP8}
     if settings and _method(settings) not in known:
         raise ValueError(f"quantisation {_method(settings)!r} is not planned; known are awq and fp8")

@@ -1,8 +1,8 @@
 """Appends zeros to the weights of a decoder as they are read. Pure torch; knows no vLLM.
 
 Names and layouts are those of Hugging Face checkpoints: linear weights are (outputs, inputs); AWQ packs eight
-neighbouring outputs into a 32-bit word and stores (inputs, outputs); FP8 keeps one scale for each block of
-(outputs, inputs).
+neighbouring outputs into a 32-bit word and stores (inputs, outputs); FP8 keeps one scale for the tensor, for each
+output or for each block of (outputs, inputs).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class WeightPadder:
         outputs, inputs = self._outputs.get(layer), self._inputs.get(layer)
         if "." not in module or (outputs is None and inputs is None):
             return tensor
-        if (kind in _PER_TENSOR and tensor.numel() == 1) or (kind == "bias" and outputs is None):
+        if (kind in _PER_TENSOR and tensor.numel() == 1) or (kind in _PER_OUTPUT and outputs is None):
             return tensor
         layout = self._layouts.get(kind)
         if layout is None:
@@ -120,6 +120,7 @@ class WeightPadder:
 
 
 _PER_TENSOR = ("weight_scale", "input_scale", "k_scale", "v_scale")
+_PER_OUTPUT = ("bias", "weight_scale")
 
 
 def _layouts(block: Block) -> dict[str, _Layout]:
@@ -128,6 +129,7 @@ def _layouts(block: Block) -> dict[str, _Layout]:
         "weight": _Layout(0, 1),
         "bias": _Layout(0, 1),
         # One, not zero: kernels may take a scale's logarithm.
+        "weight_scale": _Layout(0, 1, fill=1.0),
         "weight_scale_inv": _Layout(0, 1, block.outputs, block.inputs, fill=1.0),
         "qweight": _Layout(1, 0, block.outputs),
         "qzeros": _Layout(1, 0, block.outputs, block.inputs),

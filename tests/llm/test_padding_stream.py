@@ -131,6 +131,18 @@ def test_padded_fp8_is_the_padded_weight(layer: str, tensor_parallel: int) -> No
     assert torch.equal(from_fp8(*wide.values()), widened(padder, layer, from_fp8(*tensors.values())))
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_padded_fp8_with_a_scale_for_each_output_is_the_padded_weight(layer: str) -> None:
+    sizes = stored(Block())
+    padder = WeightPadder(sizes, plan(sizes, 3))
+    name = f"model.layers.0.x.{layer}.weight"
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(LAYERS[layer], generator=generator).to(torch.float8_e4m3fn)
+    scale = torch.rand(LAYERS[layer][0], 1, generator=generator) + 0.5
+    wide = padder.pad(name, weight).float() * padder.pad(f"{name}_scale", scale)
+    assert torch.equal(wide, widened(padder, layer, weight.float() * scale))
+
+
 def test_heads_are_put_after_their_groups() -> None:
     tensor = torch.arange(1, 7)[:, None].float()  # two groups of three
     wide = Widening(2, 3, 3, 4).apply(tensor, 0, 1)
@@ -160,7 +172,7 @@ def test_what_is_not_padded_is_handed_on_as_it_is() -> None:
         ("model.layers.0.self_attn.q_proj.g_idx", (640,), "of a kind that cannot be padded"),
         ("model.layers.0.self_attn.q_proj.weight", (512, 640), "is not 640"),
         ("model.layers.0.mlp.down_proj.weight", (640, 640), "is not 800"),
-        ("model.layers.0.self_attn.k_proj.weight_scale", (128, 1), "of a kind that cannot be padded"),
+        ("model.layers.0.self_attn.k_proj.weight_scale", (64, 1), "is not 128"),
     ],
 )
 def test_an_unexpected_tensor_is_refused_by_its_name(name: str, shape: tuple[int, ...], part: str) -> None:

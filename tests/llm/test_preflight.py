@@ -161,6 +161,21 @@ def test_what_does_not_divide_is_padded_by_itself(tmp_path: Path) -> None:
     assert check_layout(directory(tmp_path, CONFIG, 2, "auto")).padding is None
 
 
+def compressed(strategy: str, bits: int) -> dict[str, Any]:
+    weights = {"type": "float", "num_bits": bits, "strategy": strategy}
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+
+
+def test_eight_bits_of_compressed_tensors_are_padded_where_a_scale_is_one_output_s(tmp_path: Path) -> None:
+    for settings in (compressed("channel", 8), compressed("tensor", 8)):
+        table = CONFIG | {"quantization_config": settings}
+        prepared = check_layout(directory(tmp_path, table, 3, "auto"))
+        assert str(prepared) == "45/9 heads, 5/1 padded, +1.5 % weights, +12.5 % KV"
+    for settings in (compressed("group", 8), compressed("channel", 4), {"quant_method": "compressed-tensors"}):
+        with pytest.raises(MaifsError, match="stored as compressed-tensors cannot be padded"):
+            check_layout(directory(tmp_path, CONFIG | {"quantization_config": settings}, 3, "auto"))
+
+
 def test_a_known_name_is_checked_without_its_files() -> None:
     prepared = check_layout(replace(LlmConfig(), model="Qwen/Qwen2.5-32B-Instruct", tensor_parallel_size=3))
     assert str(prepared).startswith("45/9 heads")
