@@ -24,6 +24,7 @@ _PROBE_TIMEOUT_S = 10.0
 SILENCE_S = 15.0
 """A model at work brings some token to somebody in far less."""
 _MAX_ANSWER_CHARACTERS = 65_536
+_DELTA_INTERVAL_S = 1.0  # a message for every token would cost more than the rest of a picture, none the sign of life
 _ROLES = {"system": llm_pb2.ROLE_SYSTEM, "user": llm_pb2.ROLE_USER, "assistant": llm_pb2.ROLE_ASSISTANT}
 
 
@@ -77,6 +78,7 @@ class LlmClient:
             temperature=0.0,
             json_schema=json_schema,
             priority=priority,
+            delta_interval_seconds=_DELTA_INTERVAL_S,
         )
         clock = asyncio.get_running_loop().time
         call = self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
@@ -139,6 +141,7 @@ class LlmClient:
         steady = llm_pb2.GetModelInfoResponse()
         steady.CopyFrom(told)
         steady.ClearField("load")
+        steady.ClearField("gpu_pin")
         return f"llm {told.model} {told.engine_version} {digest_of(steady)}"
 
     async def probe(self) -> None:

@@ -105,6 +105,7 @@ class VisionClient:
         except grpc.aio.AioRpcError as error:
             raise self._explained(from_rpc_error(error, self._peer), _INFO_TIMEOUT_S) from error
         told.device = told.device.partition(":")[0]  # which GPU it is changes nothing
+        told.ClearField("gpu_pin")
         told.ClearField("limits")
         return f"vision {told.service_version} {told.calibration_id} {digest_of(told)}"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf import duration_pb2
 
+from llm_service.coalescing import MAX_DELTA_INTERVAL_S, coalesced
 from llm_service.config import LlmConfig
 from llm_service.domain import Delta, Finish, FinishReason, ModelDescription, TokenCandidate, TokenLogprob
 from llm_service.engine import Engine
@@ -48,12 +50,18 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     ) -> AsyncIterator[llm_pb2.GenerateResponse]:
         """See the contract."""
         engine, _ = self._ready()
-        async for event in engine.generate(_generation(request)):
-            match event:
-                case Delta(text, logprobs):
-                    yield llm_pb2.GenerateResponse(delta=text, logprobs=map(_token_logprob, logprobs))
-                case Finish():
-                    yield llm_pb2.GenerateResponse(finish=_finish(event))
+        if not 0 <= (interval_s := request.delta_interval_seconds) <= MAX_DELTA_INTERVAL_S:
+            raise MaifsError(
+                Reason.INVALID_REQUEST,
+                f"delta_interval_seconds = {interval_s}: must be between 0 and {MAX_DELTA_INTERVAL_S:g}.",
+            )
+        async with aclosing(coalesced(engine.generate(_generation(request)), interval_s)) as events:
+            async for event in events:
+                match event:
+                    case Delta(text, logprobs):
+                        yield llm_pb2.GenerateResponse(delta=text, logprobs=map(_token_logprob, logprobs))
+                    case Finish():
+                        yield llm_pb2.GenerateResponse(finish=_finish(event))
 
     async def WarmPrefix(  # noqa: N802 - the contract's name
         self, request: llm_pb2.WarmPrefixRequest, context: Any
