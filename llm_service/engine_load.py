@@ -10,13 +10,15 @@ from llm_service.domain import EngineLoad
 class SchedulerWatch:
     """Keeps the latest report; one of vLLM's stat loggers (vllm.v1.metrics.loggers.AggregateStatLoggerBase) by shape.
 
+    It takes the place of vLLM's own, which count every token for a Prometheus registry that nobody reads here.
+
     Args:
         llm: a running vllm.v1.engine.async_llm.AsyncLLM, with statistics on.
     """
 
     def __init__(self, llm: Any) -> None:
         self.load = EngineLoad()
-        llm.logger_manager.stat_loggers.append(self)
+        llm.logger_manager.stat_loggers[:] = [self]
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:
         """Called by vLLM on the event loop after each step of the engine."""
