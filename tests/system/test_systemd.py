@@ -142,6 +142,13 @@ def test_drop_ins_set_what_the_llm_service_understands(tmp_path: Path) -> None:
     assert (config.tensor_parallel_size, config.quantization, config.max_model_len_tokens_count) == (2, "fp8", 4096)
 
 
+def test_drop_ins_of_a_padded_layout_with_offload_are_settings_too(tmp_path: Path) -> None:
+    text = files_of("3+1 TP=3 bf16 + 20 GiB offload")["maifs-llm.service.d/10-gpu.conf"]
+    environ = dict(re.findall(r'^Environment="([^=]+)=(.*)"$', text, flags=re.M))
+    config = load_config(LlmConfig, "llm", path=SYSTEMD / "maifs.toml", environ=environ)
+    assert (config.tensor_parallel_size, config.cpu_offload_gib, config.pad_heads) == (3, 20, "auto")
+
+
 @pytest.mark.parametrize(
     ("title", "why"),
     [
