@@ -46,7 +46,7 @@ class Look:
             deadline: moment by the event loop's clock at which the client gives up.
         """
         self._pool, self._picture, self._turn, self._phases = pool, picture, turn, phases
-        self._timeout_s, self._deadline = timeout_s, deadline
+        self._left_s, self._deadline = timeout_s, deadline
         self._seen: set[int] = set()
         self.identity = ""
         """Versions of the service that did the work; empty when they are not known."""
@@ -78,15 +78,12 @@ class Look:
             events.put_nowait(error)
 
     async def _send(self, events: Events) -> None:
-        clock = asyncio.get_running_loop().time
-        retry_delay_s = await self._try(events, self._turn, self._timeout_s, last=False)
-        if retry_delay_s is None:
-            return
-        start = clock()
-        await asyncio.sleep(retry_delay_s)
-        await self._try(events, self._turn.again(), self._timeout_s - (clock() - start), last=True)
+        retry_delay_s = await self._try(events, self._turn, last=False)
+        if retry_delay_s is not None:
+            await asyncio.sleep(retry_delay_s)
+            await self._try(events, self._turn.again(), last=True)
 
-    async def _try(self, events: Events, turn: Turn, timeout_s: float, *, last: bool) -> float | None:
+    async def _try(self, events: Events, turn: Turn, *, last: bool) -> float | None:
         """Sends the picture once.
 
         Returns:
@@ -96,12 +93,13 @@ class Look:
         waiting = clock()
         async with self._pool.slot(turn) as backend:
             self._phases.add("queue", clock() - waiting)
-            left_s = min(timeout_s, self._deadline - clock())
-            identity = backend.identity
+            start, identity = clock(), backend.identity
+            timeout_s = min(self._left_s, self._deadline - start)
             try:
-                await self._forward(backend, events, max(left_s, 0.0))
+                await self._forward(backend, events, max(timeout_s, 0.0))
             except MaifsError as error:
-                self._tell(backend, error, had_all_the_time=left_s == timeout_s)
+                self._tell(backend, error, had_all_the_time=timeout_s == self._left_s)
+                self._left_s -= clock() - start
                 delay_s = 0.0 if self._pool.has_other(backend) else RETRY_DELAY_S
                 retry = error.reason is Reason.BACKEND_UNAVAILABLE and not self._seen and not last
                 if not retry or self._deadline - clock() <= delay_s:

@@ -92,7 +92,8 @@ async def read_picture(
     try:
         async with asyncio.timeout(timeout_s):
             async with decoding:
-                copy = await asyncio.to_thread(make_copy, file.whole())
+                data = file.whole()  # here and not in the thread: the file is being sent to the tools too
+                copy = await asyncio.to_thread(make_copy, data)
             answered = await model.ask(
                 (
                     Message("system", _prompts()["system"].strip()),
