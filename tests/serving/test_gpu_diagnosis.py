@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from serving.gpu.certificate import Certificate
+from serving.gpu.certificate import Certificate, read_certificate
 from serving.gpu.diagnosis import diagnose, roles
 from serving.gpu.findings import Severity
 from serving.gpu.inventory import GpuProcess, Inventory
@@ -18,6 +22,7 @@ from serving.gpu.pin import PinProof, PinState
 from serving.gpu.service_health import Health, address_of
 from serving.gpu.snapshot import Snapshot, Xid, parse_xids
 from serving.gpu.units import Unit, parse_units
+from tests.conftest import ROOT
 from tests.serving.test_gpu_pin import HOST, uuid
 
 LLM, VISION, COORDINATOR = "maifs-llm.service", "maifs-vision.service", "maifs-coordinator.service"
@@ -238,6 +243,33 @@ def test_orphans_are_told_from_engines_with_a_service_by_the_process_table(tmp_p
 def test_the_end_of_a_certificate_is_told(days: float | None, code: str) -> None:
     found = diagnose(replace(GOOD, certificate=Certificate(Path("/etc/credstore/maifs.tls-cert"), days)))
     assert [finding.code for finding in found] == ([code] if code else [])
+
+
+def test_the_end_of_a_real_certificate_is_read(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path / "cert"
+    assert read_certificate(path) is None
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "/dev/null")
+    command = ["openssl", "req", "-x509", *key, "-subj", "/CN=maifs", "-days", "5", "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    found = read_certificate(path)
+    assert found is not None
+    assert found.days_left == pytest.approx(5.0, abs=0.1)
+    path.write_text("no certificate")
+    assert read_certificate(path) == Certificate(path, None)
+
+
+def test_every_code_of_a_finding_is_explained() -> None:
+    documented = set(re.findall(r"\b[A-Z][A-Z_]+[A-Z]\b", (ROOT / "docs" / "gpu.md").read_text()))
+    used = set()
+    for path in (ROOT / "serving" / "gpu").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
+                code = node.args[1]
+                used |= {code.value} if isinstance(code, ast.Constant) else {"PIN_ADVISORY", "PIN_VIOLATED"}
+    assert len(used) > 20
+    assert used <= documented, used - documented
 
 
 def test_memory_that_nobody_visible_holds_is_found() -> None:
