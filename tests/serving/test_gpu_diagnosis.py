@@ -262,7 +262,7 @@ def test_the_end_of_a_real_certificate_is_read(tmp_path: Path) -> None:
 
 def test_every_code_of_a_finding_is_explained() -> None:
     documented = set(re.findall(r"\b[A-Z][A-Z_]+[A-Z]\b", (ROOT / "docs" / "gpu.md").read_text()))
-    used = set()
+    used: set[str] = set()
     for path in (ROOT / "serving" / "gpu").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
