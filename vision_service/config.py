@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,10 @@ class VisionConfig:
     GPU torch is bound to it too."""
     plugins_dir: Path | None = None
     """Folder of plug-ins (docs/learned.md): users' own networks with sidecars; none when not set."""
+    trust_anchors_file: Path | None = None
+    """PEM file of issuers whose Content Credentials are trusted; without it no signer is."""
+    rivagan_payloads: tuple[str, ...] = ()
+    """The owner's RivaGAN marks to look for, each "name=hex" with eight hexadecimal digits."""
     calibration_file: Path | None = None
     """Calibration made by `python -m vision_service.calibrate`; the packaged one when not set."""
 
@@ -56,6 +61,11 @@ class VisionConfig:
             found.append(f"device = {self.device!r}: must be auto, cpu, cuda or cuda:N")
         if self.plugins_dir and not self.plugins_dir.is_dir():
             found.append(f"plugins_dir = {self.plugins_dir}: no such folder")
+        for entry in self.rivagan_payloads:
+            if not re.fullmatch(r".*\S.*=\s*[0-9a-fA-F]{8}\s*", entry):
+                found.append(f"rivagan_payloads: {entry!r} must be name=hex with eight hexadecimal digits")
+        if self.trust_anchors_file and not self.trust_anchors_file.is_file():
+            found.append(f"trust_anchors_file = {self.trust_anchors_file}: no such file")
         if self.calibration_file and not self.calibration_file.is_file():
             found.append(f"calibration_file = {self.calibration_file}: no such file")
         return found

@@ -17,11 +17,14 @@ from vision_service.analyzer import Analysis, Analyzer
 from vision_service.calibration import Calibration
 from vision_service.config import VisionConfig
 from vision_service.device import choose_device, describe_device
-from vision_service.domain import Outcome
+from vision_service.domain import Outcome, Tool, ToolName
 from vision_service.learned.plugins import load_plugins, with_plugins
 from vision_service.memory import MemoryBudget, limit_device
 from vision_service.servicer import VisionServicer
 from vision_service.tools import TOOLS
+from vision_service.tools.watermark import make_tool
+from vision_service.tools.watermark.payloads import parse_owned
+from vision_service.tools.watermark.trust import load_trust_anchors
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class VisionService:
         memory = MemoryBudget(config.memory_budget_mib * 2**20)
         limit_device(device, memory.limit_bytes)
         plugins = load_plugins(config.plugins_dir, device) if config.plugins_dir else ()
-        tools, calibration = with_plugins(TOOLS, Calibration.load(config.calibration_file), plugins)
+        tools, calibration = with_plugins(tools_of(config), Calibration.load(config.calibration_file), plugins)
         for card in (plugin.card for plugin in plugins):
             known = {"test": card.test_id, "version": card.version, "calibrated": bool(card.calibration)}
             _log.info("plug-in", extra=known)
@@ -83,6 +86,13 @@ class VisionService:
     async def stop(self) -> None:
         """See serving.server.Service."""
         await asyncio.to_thread(self._analyzer.close)
+
+
+def tools_of(config: VisionConfig) -> tuple[Tool, ...]:
+    """The four tools, that of watermarks with the configured trust list and payloads."""
+    anchors = load_trust_anchors(config.trust_anchors_file) if config.trust_anchors_file else ""
+    watermark = make_tool(anchors, tuple(parse_owned(entry) for entry in config.rivagan_payloads))
+    return tuple(watermark if tool.name is ToolName.WATERMARK else tool for tool in TOOLS)
 
 
 def _warm_up_picture() -> bytes:

@@ -39,3 +39,15 @@ PAYLOADS: Final = (
 
 RIVAGAN_PAYLOADS: Final = (from_bytes("Stable Diffusion 2", b"SDV2"),)
 """32-bit payloads that generators write with the same library, whichever of its schemes they choose."""
+
+
+def parse_owned(entry: str) -> Payload:
+    """A payload of an owner, written as "name=hex", e.g. "Example Press=b40f916e": 32 bits.
+
+    Raises:
+        ValueError: there is no name, or not exactly eight hexadecimal digits.
+    """
+    name, _, digits = entry.rpartition("=")
+    if not name.strip() or len(digits.strip()) != 8:
+        raise ValueError(f"{entry!r}: must be name=hex with eight hexadecimal digits")
+    return from_bytes(name.strip(), bytes.fromhex(digits.strip()))
