@@ -335,7 +335,7 @@ class TestClient:
         assert world.llm.deadlines
         for left in (*world.vision.deadlines, *world.llm.deadlines):
             assert left is not None
-            assert left <= 6
+            assert left <= 6.5  # gRPC rounds up on the way
 
     async def test_without_a_deadline_the_backends_have_those_of_the_settings(
         self, make_world: Callable[..., World]
