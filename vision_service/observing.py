@@ -20,12 +20,13 @@ import numpy.typing as npt
 
 from serving.errors import MaifsError
 from vision_service.decode import decode
-from vision_service.domain import Test, Tool
+from vision_service.domain import Test, Tool, not_applicable
 from vision_service.labelled import Item, Record, pixel_figures, read_mask
 from vision_service.laundering import COPIES, FORGERIES, RUNGS
 from vision_service.limits import DecodeLimits
 from vision_service.runner import observe
 from vision_service.substrate import Substrate
+from vision_service.traces import TRAINED_ON
 
 TOOL_SUITES = tuple(f"vision_service.tools.{name}:TOOL" for name in ("frequency", "noise", "watermark", "spatial"))
 """Where the four tools are found."""
@@ -150,7 +151,23 @@ def _record(item: Item, rung: str, entries: dict[str, dict[str, Any] | None]) ->
         return None
     label = "manipulated" if rung in FORGERIES else item.label
     first = next(iter(present.values()))
+    present = {test_id: _unseen(test_id, entry, item.source) for test_id, entry in present.items()}
     return Record(item.path.name, label, item.source, rung, first["stratum"], first["megapixels"], present)
+
+
+def _unseen(test_id: str, entry: dict[str, Any], source: str) -> dict[str, Any]:
+    """The entry, or for a source on which the test was trained one that says nothing."""
+    if source not in TRAINED_ON.get(test_id, frozenset()):
+        return entry
+    silent = not_applicable("trained_on", "the weights of the test were made from pictures of this source")
+    return {
+        **entry,
+        "outcome": silent.outcome.value,
+        "reason": silent.reason,
+        "score": silent.score,
+        "detected": silent.detected,
+        "explanation_key": silent.explanation_key,
+    }
 
 
 def _work(tasks: list[_Task], processes: int) -> Iterable[_Result]:

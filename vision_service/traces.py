@@ -15,6 +15,7 @@ GROUPS: Mapping[str, str] = {
     "spatial.grid_inconsistency": "jpeg_history",
     "frequency.resampling": "resampling",
     "frequency.upsampling_peaks": "upsampling",
+    "noise.synthesis": "upsampling",
     "noise.level_map": "sensor_noise",
     "noise.low_noise_regions": "sensor_noise",
     "noise.residual_statistics": "sensor_noise",
@@ -36,9 +37,13 @@ GROUPS: Mapping[str, str] = {
 CAMERA_TESTS: frozenset[str] = frozenset({"noise.cfa"})
 """Tests whose negative scores are a finding in favour of a camera, which may weigh more than silence."""
 
-AI_TESTS: frozenset[str] = CAMERA_TESTS | {"frequency.upsampling_peaks"}
+AI_TESTS: frozenset[str] = CAMERA_TESTS | {"frequency.upsampling_peaks", "noise.synthesis"}
 """Tests whose trace a generator, and not only an edit, can leave; or that find what a generator
 lacks; only these are fitted for "AI generated"."""
+
+TRAINED_ON: Mapping[str, frozenset[str]] = {"noise.synthesis": frozenset({"metadata-extractor-images"})}
+"""Sources of the photographs from which a test's weights were made. There it counts as not applicable when curves are
+fitted and figures are made: it would know its own pictures."""
 
 POLICY_TESTS: frozenset[str] = frozenset(
     {

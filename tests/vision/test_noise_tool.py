@@ -80,7 +80,7 @@ def test_answers_are_repeatable_and_leave_the_picture_alone(to_substrate: Decode
 
 def test_ids_and_keys_are_well_formed(to_substrate: Decoder) -> None:
     substrate = to_substrate(camera.to_png(camera.photo(576, 576, 2)))
-    assert len({test.id for test in TOOL.tests}) == len(TOOL.tests) == 5
+    assert len({test.id for test in TOOL.tests}) == len(TOOL.tests) == 6
     for test in TOOL.tests:
         assert re.fullmatch(r"noise\.[a-z_]+", test.id)
         key = test.run(substrate).explanation_key
