@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from coordinator.cli import common, completion, gpu, install
+from coordinator.cli import batch, common, completion, gpu, install
 from coordinator.cli.common import EPILOG, Address, run_or_exit
 from serving import __version__
 from serving.errors import ExitCode, MaifsError
@@ -23,6 +23,7 @@ app = typer.Typer(
     "know?",
 )
 app.add_typer(gpu.app, name="gpu")
+app.add_typer(batch.app, name="batch")
 app.command(epilog=install.EPILOG)(install.install)
 app.command(epilog=install.EPILOG)(install.uninstall)
 app.command(epilog=completion.EPILOG)(completion.completion)
@@ -175,6 +176,28 @@ def watch(
 
 
 @app.command(epilog=EPILOG)
+def report(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help="A JSON report of `analyze --out`, a picture, the SHA-256 of one, or a batch."
+        ),
+    ],
+    item: Annotated[
+        str | None, typer.Argument(metavar="[ITEM]", help="With a batch: number or path of a picture in it.")
+    ] = None,
+    form: Annotated[Literal["text", "json", "html"], typer.Option("--format", help="Form of the report.")] = "text",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file.")] = None,
+    lang: Annotated[Literal["en", "ko"], typer.Option("--lang", help="Language of labels.")] = "en",
+    address: Address = None,
+) -> None:
+    """Show a report that exists already, as text, JSON or HTML: from its file, or from the coordinator's journal."""
+    from coordinator.cli import report as stored
+
+    run_or_exit(stored.show(stored.Wanted(what, item, address), form, lang, out))
+
+
+@app.command(epilog=EPILOG)
 def ui(
     address: Address = None,
     port: Annotated[
@@ -184,6 +207,10 @@ def ui(
         bool, typer.Option("--no-llm", help="Leave the language model out; rules write the explanation.")
     ] = False,
     lang: Annotated[Literal["en", "ko"], typer.Option("--lang", help="Language of page and explanation.")] = "en",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder of `analyze --out`, to browse its batches."),
+    ] = None,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in this machine's browser.")
     ] = True,
@@ -199,4 +226,4 @@ def ui(
     """
     from coordinator.cli import ui as page
 
-    run_or_exit(page.run(address, port, lang, use_llm=not no_llm, open_browser=open_browser))
+    run_or_exit(page.run(address, port, lang, out, use_llm=not no_llm, open_browser=open_browser))

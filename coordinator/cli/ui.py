@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import webbrowser
+from pathlib import Path
 
+from coordinator.cli.analyze import STATE_FOLDER
 from coordinator.cli.terminal import Style, Terminal
 from coordinator.client import Options
 from coordinator.ui.serve import UiSettings, serve
 
 
-async def run(address: str | None, port: int, lang: str, *, use_llm: bool, open_browser: bool) -> None:
+async def run(
+    address: str | None, port: int, lang: str, out: Path | None, *, use_llm: bool, open_browser: bool
+) -> None:
     """Serves the page until Ctrl-C.
 
     Raises:
@@ -26,7 +30,8 @@ async def run(address: str | None, port: int, lang: str, *, use_llm: bool, open_
         if open_browser:
             webbrowser.open(url)
 
-    settings = UiSettings(address, port, lang, Options(use_llm=use_llm, language=lang))
+    folder = out / STATE_FOLDER if out else None
+    settings = UiSettings(address, port, lang, Options(use_llm=use_llm, language=lang), folder)
     try:
         await serve(settings, on_url, display.service)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ from coordinator.client.pictures import Picture, Sendable, as_picture
 from coordinator.client.report import Outcome, Report
 from coordinator.client.stream import Event, Failed, Reported, RunOptions, StreamRun
 from coordinator.client.target import choose, find_model, status_of
-from coordinator.embedded import EmbeddedOptions, EmbeddedServices, StateListener, embedded_services
+from coordinator.embedded import EmbeddedOptions, EmbeddedServices, ServiceName, StateListener, embedded_services
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from serving.channel import open_channel
 from serving.errors import MaifsError
@@ -54,6 +54,7 @@ class AsyncClient:
         *,
         options: Options | None = None,
         on_service: StateListener = lambda name, state, elapsed_s: None,
+        service_settings: Mapping[ServiceName, Mapping[str, str]] | None = None,
     ) -> None:
         """Does nothing yet.
 
@@ -62,7 +63,9 @@ class AsyncClient:
                 the services are started as child processes for as long as the client is open.
             options: how to analyse.
             on_service: hears of the services that the client starts.
+            service_settings: of those services, as for --set.
         """
+        self._service_settings = service_settings or {}
         self._wanted_address, self.options, self._on_service = address, options or Options(), on_service
         self._exits = contextlib.AsyncExitStack()
         self._services: EmbeddedServices | None = None
@@ -96,7 +99,8 @@ class AsyncClient:
 
     async def _start_services(self) -> str:
         model = find_model() if self.options.use_llm else None
-        services = embedded_services(EmbeddedOptions(llm_model=model), self._on_service)
+        options = EmbeddedOptions(llm_model=model, settings=self._service_settings)
+        services = embedded_services(options, self._on_service)
         self._services = await self._exits.enter_async_context(services)
         return self._services.address
 

@@ -35,6 +35,8 @@ class UiSettings:
     """0: any that is free."""
     lang: str
     options: Options
+    state_folder: Path | None = None
+    """Journal of services of our own; None: they keep none."""
 
 
 async def serve(settings: UiSettings, on_url: Callable[[str], None], on_service: StateListener) -> None:
@@ -54,7 +56,7 @@ async def serve(settings: UiSettings, on_url: Callable[[str], None], on_service:
     ):
         access = Access(listener.getsockname()[1])
         async with (
-            AsyncClient(settings.address, options=settings.options, on_service=on_service) as client,
+            _client(settings, on_service) as client,
             open_channel(client.address) as channel,
         ):
             pictures = Pictures(client, Path(folder))
@@ -64,6 +66,14 @@ async def serve(settings: UiSettings, on_url: Callable[[str], None], on_service:
                 await server.serve(sockets=[listener])
             finally:
                 await pictures.close()
+
+
+def _client(settings: UiSettings, on_service: StateListener) -> AsyncClient:
+    folder = settings.state_folder
+    journal = {"state_folder": str(folder.absolute()), "batch_retention_s": "0"} if folder else {}
+    return AsyncClient(
+        settings.address, options=settings.options, on_service=on_service, service_settings={"coordinator": journal}
+    )
 
 
 class _Server(uvicorn.Server):
