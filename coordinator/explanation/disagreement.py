@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from coordinator.case import Case
+from coordinator.case import TOOLS, Case
 from coordinator.fusion import Contribution, Verdict
 
 CLEAR_LOG10_LR = 0.3
@@ -47,7 +47,7 @@ def find_disagreement(case: Case) -> Disagreement | None:
     and another a trace of generation; a strong trace is contradicted when tests of another tool, which found nothing,
     speak against it together.
     """
-    tool_of = {finding.id: finding.tool for finding in case.findings()}
+    tool_of = {finding.id: finding.tool for finding in case.findings() if finding.tool in TOOLS}
     detected = {finding.id for finding in case.findings() if finding.tested and finding.detected}
     by_tool: dict[str, list[Contribution]] = defaultdict(list)
     for contribution in case.fusion.contributions:
