@@ -267,7 +267,7 @@ def test_every_code_of_a_finding_is_explained() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
                 code = node.args[1]
-                used |= {code.value} if isinstance(code, ast.Constant) else {"PIN_ADVISORY", "PIN_VIOLATED"}
+                used |= {str(code.value)} if isinstance(code, ast.Constant) else {"PIN_ADVISORY", "PIN_VIOLATED"}
     assert len(used) > 20
     assert used <= documented, used - documented
 
