@@ -33,9 +33,10 @@ def weighed(case: Case, *weights: tuple[str, float, float]) -> Case:
 
 class TestDisagreement:
     def test_a_tool_that_has_no_expert_is_no_side(self) -> None:
-        stranger = replace(GRID, tool="unknown")
-        case = weighed(make_case("manipulated", stranger, NOISE), (GRID.id, 2.0, 0.0), (NOISE.id, -0.2, 0.0))
-        assert find_disagreement(case) is None
+        case = weighed(make_case("manipulated", GRID, NOISE), (GRID.id, 2.0, 0.0), (NOISE.id, -0.2, 0.0))
+        assert find_disagreement(case) is not None
+        stranger = replace(case.tools[0], tool="unknown", findings=(replace(GRID, tool="unknown"),))
+        assert find_disagreement(replace(case, tools=(stranger, *case.tools[1:]))) is None
 
     def test_traces_of_different_kinds_by_different_tools_are_opposed(self) -> None:
         case = weighed(make_case("uncertain", GRID, SOURCE, NOISE), (GRID.id, 1.2, 0.0), (SOURCE.id, 0.0, 0.9))
