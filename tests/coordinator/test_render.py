@@ -7,7 +7,9 @@ import hashlib
 import html.parser
 import io
 import json
+import os
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from coordinator.render import html as html_module
 from coordinator.render.document import FUSED_MAP, heat_maps, report_document, to_json
 from coordinator.render.html import IndexEntry, render_index, render_report
 from coordinator.render.labels import _LABELS, Labels
-from coordinator.render.phrases import percent, printable, title_of_test, weight_phrases
+from coordinator.render.phrases import limit_of_test, percent, printable, title_of_test, weight_phrases
 from coordinator.render.picture import PREVIEW_SIDE_PX, load_preview, overlay
 from coordinator.render.schema import ErrorDocument, ReportDocument
 from coordinator.render.text import report_text
@@ -28,6 +30,7 @@ from maifs.common.v1 import finding_pb2, image_pb2
 from maifs.coordinator.v1 import report_pb2
 from serving.errors import MaifsError, Reason
 from serving.status import to_status
+from tests.conftest import ROOT
 from tests.coordinator.cli_server import heat_map, make_report, sentence
 
 EN = Labels("en")
@@ -356,3 +359,30 @@ def test_numbers_in_words() -> None:
     found = weight_phrases(strong, against, EN)  # type: ignore[arg-type]
     assert found == ["100 × likelier if edited", "3.2 × likelier if not AI-made"]
     assert printable("a\nb\x1b\u202ec") == "a b\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}c"
+
+
+def test_every_test_that_the_catalogue_knows_has_its_limits_in_both_languages() -> None:
+    catalogue = tomllib.loads((ROOT / "coordinator/explanation/messages_en.toml").read_text("utf-8"))
+    for lang in LANGUAGES:
+        missing = [test_id for test_id in catalogue["titles"] if not limit_of_test(test_id, Labels(lang))]
+        assert missing == [], "add them to coordinator/render/limits.toml"
+
+
+def test_what_moved_the_result_leaves_out_what_did_not() -> None:
+    report = make_report(b"d", "a.png")
+    report.fusion.contributions.add(finding_id="frequency.double_jpeg", log10_lr_manipulated=0.01)
+    page = page_of(report)
+    assert 'href="#test-frequency.foreign_grid"' in page
+    assert 'href="#test-frequency.double_jpeg"' not in page
+    assert 'id="test-frequency.foreign_grid"' in page
+
+
+def test_an_index_counts_the_traces_found() -> None:
+    entry = IndexEntry.of(report_document(make_report(b"d", "a.png"), "a.png"), b"", EN)
+    text = " ".join(Page(render_index([entry, entry], EN)).text.split())
+    assert "Traces found, by pictures Foreign JPEG grid 2" in text
+
+
+def test_a_preview_is_not_read_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert load_preview(tmp_path / "a.png", image_pb2.ImageInfo(size_bytes=5)) is None
