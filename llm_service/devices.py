@@ -13,7 +13,7 @@ from serving.errors import MaifsError
 from serving.gpu.inventory import Gpu, Inventory, take_inventory
 from serving.gpu.nvml import NvmlCallError, NvmlUnavailableError
 from serving.gpu.pin import VISIBLE, resolve
-from serving.model_memory import ENGINE_OVERHEAD_BYTES, GIB, Fit, fit, padded_shape, stage_bytes
+from serving.model_memory import ENGINE_OVERHEAD_BYTES, GIB, StageBytes, fit, padded_shape, stage_bytes
 from serving.model_shapes import ModelShape
 from serving.sharding import Padding
 
@@ -49,39 +49,60 @@ def visible_gpus(inventory: Inventory, visible: str | None) -> tuple[Gpu, ...]:
     return inventory.gpus if visible is None else resolve(visible.split(","), inventory)
 
 
-def memory_faults(
-    config: LlmConfig, shape: ModelShape, padding: Padding | None, sizes: tuple[int, int], devices: Devices
-) -> list[str]:
-    """Why a model does not fit, with numbers; empty when it does.
+@dataclass(frozen=True)
+class Demand:
+    """A model, as it is stored, in one layout."""
 
-    Args:
-        config: limits and settings.
-        shape: as it is stored.
-        padding: what is appended.
-        sizes: tensor and pipeline parallel size.
-        devices: what there is.
-    """
-    ranks = sizes[0] * sizes[1]
-    wide = padded_shape(shape, padding)
-    factor = 2.0 if config.dtype == "float32" else 1.0
-    stages = [stage.scaled(factor) for stage in stage_bytes(wide, *sizes)]
-    tokens = config.max_model_len_tokens_count
+    shape: ModelShape
+    padding: Padding | None
+    tensor_parallel: int
+    pipeline_parallel: int
+
+    def stages(self, config: LlmConfig) -> list[StageBytes]:
+        """Bytes on each device of each pipeline stage, in numbers of the configured size."""
+        wide = padded_shape(self.shape, self.padding)
+        factor = 2.0 if config.dtype == "float32" else 1.0
+        return [stage.scaled(factor) for stage in stage_bytes(wide, self.tensor_parallel, self.pipeline_parallel)]
+
+
+def memory_faults(config: LlmConfig, demand: Demand, devices: Devices) -> list[str]:
+    """Why a model cannot fit into these devices, however free they are, with numbers; empty when it can."""
+    stages, tokens = demand.stages(config), config.max_model_len_tokens_count
     if not devices.gpus:
-        if config.cpu_offload_gib:
-            return [f"cpu_offload_gib = {config.cpu_offload_gib} needs GPUs to offload from"]
-        kv_bytes = float(config.cpu_kv_cache_gib * GIB)
-        weights = sum(stage.weights for stage in stages) * sizes[0]
-        needs = max(stage.kv_per_token for stage in stages) * tokens
-        return _host_faults(weights, ranks * kv_bytes, devices) + _cpu_cache_faults(needs, kv_bytes, tokens)
+        return _cpu_faults(config, max(stage.kv_per_token for stage in stages) * tokens)
+    ranks = demand.tensor_parallel * demand.pipeline_parallel
     if len(devices.gpus) < ranks:
         return [f"{ranks} GPUs are needed and {len(devices.gpus)} can be seen"]
-    gpus = devices.gpus[:ranks]
-    memory = min(gpu.total_bytes for gpu in gpus) * config.gpu_memory_utilization - ENGINE_OVERHEAD_BYTES
-    found: Fit = fit(stages, memory, tokens, config.cpu_offload_gib * GIB)
-    return _busy_faults(gpus, config.gpu_memory_utilization) + ([found.fault] if found.fault else [])
+    total = min(gpu.total_bytes for gpu in devices.gpus[:ranks])
+    budget = total * config.gpu_memory_utilization - ENGINE_OVERHEAD_BYTES
+    fault = fit(stages, budget, tokens, config.cpu_offload_gib * GIB).fault
+    return [fault] if fault else []
 
 
-def _busy_faults(gpus: Sequence[Gpu], utilization: float) -> list[str]:
+def busy_faults(config: LlmConfig, demand: Demand | None, devices: Devices) -> list[str]:
+    """What others hold of the memory that the engine wants; empty when enough is free.
+
+    Args:
+        config: settings, laid out.
+        demand: None for a model whose bytes are not known.
+        devices: what there is.
+    """
+    ranks = config.tensor_parallel_size * config.pipeline_parallel_size
+    if devices.gpus:
+        return _busy_gpus(devices.gpus[:ranks], config.gpu_memory_utilization)
+    if demand is None or devices.host_free_bytes is None:
+        return []
+    weights = sum(stage.weights for stage in demand.stages(config)) * demand.tensor_parallel
+    cache = float(ranks * config.cpu_kv_cache_gib * GIB)
+    if weights + cache <= devices.host_free_bytes:
+        return []
+    return [
+        f"weights of {weights / GIB:.1f} GiB and {cache / GIB:.1f} GiB of KV cache do not fit into the "
+        f"{devices.host_free_bytes / GIB:.1f} GiB of memory that are free"
+    ]
+
+
+def _busy_gpus(gpus: Sequence[Gpu], utilization: float) -> list[str]:
     """What vLLM will reserve has to be free when it starts."""
     return [
         f"GPU {gpu.index} ({gpu.uuid}) has {gpu.free_bytes / GIB:.1f} GiB free of {gpu.total_bytes / GIB:.1f}, and "
@@ -91,22 +112,14 @@ def _busy_faults(gpus: Sequence[Gpu], utilization: float) -> list[str]:
     ]
 
 
-def _host_faults(weights: float, kv_bytes: float, devices: Devices) -> list[str]:
-    free = devices.host_free_bytes
-    if free is None or weights + kv_bytes <= free:
+def _cpu_faults(config: LlmConfig, sequence_bytes: float) -> list[str]:
+    if config.cpu_offload_gib:
+        return [f"cpu_offload_gib = {config.cpu_offload_gib} needs GPUs to offload from"]
+    if sequence_bytes <= config.cpu_kv_cache_gib * GIB:
         return []
     return [
-        f"weights of {weights / GIB:.1f} GiB and {kv_bytes / GIB:.1f} GiB of KV cache do not fit into the "
-        f"{free / GIB:.1f} GiB of memory that are free"
-    ]
-
-
-def _cpu_cache_faults(needs: float, kv_bytes: float, tokens: int) -> list[str]:
-    if needs <= kv_bytes:
-        return []
-    return [
-        f"cpu_kv_cache_gib = {kv_bytes / GIB:.0f} does not hold one sequence of {tokens} tokens, which takes "
-        f"{needs / GIB:.2f} GiB on each rank"
+        f"cpu_kv_cache_gib = {config.cpu_kv_cache_gib} does not hold one sequence of "
+        f"{config.max_model_len_tokens_count} tokens, which takes {sequence_bytes / GIB:.2f} GiB on each rank"
     ]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_service.config import LlmConfig
-from llm_service.devices import Devices, memory_faults
+from llm_service.devices import Demand, Devices, busy_faults, memory_faults
 from llm_service.model_files import find_model_config
 from serving.errors import MaifsError, Reason
 from serving.known_models import known_shape
@@ -21,6 +21,7 @@ from serving.sharding import Padding, Verdict, appended, check, describe_padding
 
 MAX_DEVICES = 8
 _NEAREST_COUNT = 4
+_RETRY_S = 10.0
 _PADDABLE_METHODS = ("fp8", "compressed-tensors", "awq", "auto_awq", "awq_marlin")
 """VLLM's names of what padding knows."""
 _ADAPTERS = "LoRA adapters of a padded model cannot be loaded"
@@ -107,10 +108,12 @@ def check_layout(config: LlmConfig, devices: Devices | None = None) -> Prepared:
         devices: what the engine will have; None leaves memory unchecked.
 
     Raises:
-        MaifsError: MODEL_UNUSABLE with every rule broken and the nearest layouts that run.
+        MaifsError: MODEL_UNUSABLE with every rule broken and the nearest layouts that run; BACKEND_UNAVAILABLE while
+            others hold memory that the engine wants.
     """
     sizes = find_sizes(config.model)
     if sizes is None:
+        _check_free(config, None, devices)
         return Prepared(None, None, config.tensor_parallel_size)
     _check_format(config, sizes)
     judge = _Judge(config, sizes, devices)
@@ -122,7 +125,22 @@ def check_layout(config: LlmConfig, devices: Devices | None = None) -> Prepared:
             f"{config.model} cannot run with {wanted}: {'; '.join(faults)}.",
             judge.advice(wanted),
         )
+    _check_free(config, judge.demand(wanted, padding), devices)
     return Prepared(sizes, padding, config.tensor_parallel_size)
+
+
+def _check_free(config: LlmConfig, demand: Demand | None, devices: Devices | None) -> None:
+    """A shortage that may pass: the service's supervisor starts it again."""
+    faults = busy_faults(config, demand, devices) if devices else []
+    if faults:
+        raise MaifsError(
+            Reason.BACKEND_UNAVAILABLE,
+            f"{config.model} cannot start now: {'; '.join(faults)}.",
+            "`coordinator-cli gpu check` tells who holds a GPU's memory; or lower gpu_memory_utilization."
+            if devices and devices.gpus
+            else "End what holds the memory, or lower cpu_kv_cache_gib.",
+            retry_after_s=_RETRY_S,
+        )
 
 
 def _check_format(config: LlmConfig, sizes: DecoderSizes) -> None:
@@ -150,6 +168,12 @@ def _as_loaded(config: LlmConfig, sizes: DecoderSizes) -> DecoderSizes:
     return sizes
 
 
+def _demand(sizes: DecoderSizes, layout: Layout, padding: Padding | None) -> Demand | None:
+    if not isinstance(sizes, ModelShape):
+        return None
+    return Demand(sizes, padding, layout.tensor_parallel_size, layout.pipeline_parallel_size)
+
+
 class _Judge:
     """The faults of layouts of one model on these devices."""
 
@@ -167,10 +191,12 @@ class _Judge:
         return faults, verdict.padding
 
     def _memory_faults(self, sizes: DecoderSizes, layout: Layout, padding: Padding | None) -> list[str]:
-        if self._devices is None or not isinstance(sizes, ModelShape):
-            return []
-        parallel = layout.tensor_parallel_size, layout.pipeline_parallel_size
-        return memory_faults(self._config, sizes, padding, parallel, self._devices)
+        demand = _demand(sizes, layout, padding)
+        return memory_faults(self._config, demand, self._devices) if demand and self._devices else []
+
+    def demand(self, layout: Layout, padding: Padding | None) -> Demand | None:
+        """What a layout asks of the devices; None for a model whose bytes are not known."""
+        return _demand(self._sizes, layout, padding)
 
     def advice(self, wanted: Layout) -> str:
         """What would run instead."""

@@ -103,7 +103,7 @@ def service() -> Iterator[ServiceProcess]:
         socket_folder() as folder,
         ServiceProcess("llm_service", f"unix:{folder}/llm.sock", *arguments, log=folder / "llm.log") as process,
     ):
-        yield process.wait_serving(240)
+        yield process.wait_serving(600)
 
 
 async def test_the_service_pads_by_itself_and_its_model_info_shows_it(service: ServiceProcess) -> None:

@@ -53,10 +53,10 @@ def config(**changes: Any) -> LlmConfig:
     return found.laid_out()
 
 
-def refusal(settings: LlmConfig, devices: Devices | None) -> str:
+def refusal(settings: LlmConfig, devices: Devices, reason: Reason = Reason.MODEL_UNUSABLE) -> str:
     with pytest.raises(MaifsError) as caught:
         check_layout(settings, devices)
-    assert caught.value.reason is Reason.MODEL_UNUSABLE
+    assert caught.value.reason is reason
     return str(caught.value)
 
 
@@ -88,14 +88,20 @@ def test_a_context_too_long_for_the_cache_is_refused() -> None:
     assert "3.7 GiB left for the KV cache do not hold one sequence of 32768 tokens" in refusal(long, host(2))
 
 
-def test_a_busy_gpu_is_named_with_what_is_wanted() -> None:
+def test_a_busy_gpu_is_named_with_what_is_wanted_and_may_be_free_later() -> None:
     devices = Devices((gpu(0), gpu(1, free_gib=30.0)))
-    text = refusal(config(tensor_parallel_size=2), devices)
+    text = refusal(config(tensor_parallel_size=2), devices, Reason.BACKEND_UNAVAILABLE)
     assert "GPU 1 (GPU-00000001-0000-0000-0000-000000000000) has 30.0 GiB free of 39.4" in text
     assert "gpu_memory_utilization = 0.92 wants 36.2" in text
     assert "GPU 0" not in text
     lower = config(tensor_parallel_size=2, gpu_memory_utilization=0.7, model="Qwen/Qwen2.5-14B-Instruct")
     check_layout(lower, devices)
+
+
+def test_a_busy_gpu_is_noticed_for_models_of_unknown_size_too(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_experts": 8}))
+    text = refusal(config(model=str(tmp_path)), host(1, free_gib=1.0), Reason.BACKEND_UNAVAILABLE)
+    assert "1.0 GiB free" in text
 
 
 def test_too_few_gpus_are_counted() -> None:
@@ -119,7 +125,9 @@ def test_a_cpu_must_hold_weights_and_one_sequence() -> None:
     small = config(model="HuggingFaceTB/SmolLM2-135M-Instruct", tensor_parallel_size=3)
     roomy = Devices(host_free_bytes=8 * GIB)
     check_layout(small, roomy)
-    assert "3.0 GiB of KV cache do not fit into the 2.0 GiB" in refusal(small, Devices(host_free_bytes=2 * GIB))
+    assert "3.0 GiB of KV cache do not fit into the 2.0 GiB" in refusal(
+        small, Devices(host_free_bytes=2 * GIB), Reason.BACKEND_UNAVAILABLE
+    )
     long = replace(small, tensor_parallel_size=1, max_model_len_tokens_count=100_000)
     assert "cpu_kv_cache_gib = 1 does not hold one sequence of 100000 tokens" in refusal(long, roomy)
     assert "needs GPUs" in refusal(replace(small, cpu_offload_gib=4), roomy)
