@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from coordinator.cli import batch, common, completion, gpu, install
-from coordinator.cli.common import EPILOG, Address, run_or_exit
+from coordinator.cli.common import EPILOG, Address, examples, run_or_exit
 from serving import __version__
 from serving.errors import ExitCode, MaifsError
 
@@ -44,7 +44,19 @@ def _common(
     """Options before the command."""
 
 
-@app.command(epilog=EPILOG)
+@app.command(
+    epilog=examples(
+        ("coordinator-cli analyze photo.jpg", "one readable report"),
+        (
+            "coordinator-cli analyze ~/Pictures --out reports",
+            "pages, maps and an index; run again, it goes on where it stopped",
+        ),
+        (
+            "coordinator-cli analyze inbox --json --no-llm > reports.jsonl",
+            "one JSON object per picture, without the language model",
+        ),
+    )
+)
 def analyze(
     paths: Annotated[
         list[str],
@@ -135,7 +147,12 @@ def analyze(
     raise typer.Exit(code)
 
 
-@app.command(epilog=EPILOG)
+@app.command(
+    epilog=examples(
+        ("coordinator-cli status", "the coordinator of this host"),
+        ("coordinator-cli status --address 127.0.0.1:7700 --json", "another one, for a program"),
+    )
+)
 def status(
     address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -154,7 +171,13 @@ def status(
         view.show(where, answer, Console(highlight=False))
 
 
-@app.command(epilog=EPILOG)
+@app.command(
+    epilog=examples(
+        ("coordinator-cli watch", "until Ctrl-C"),
+        ("coordinator-cli watch --json --interval 10 >> watch.jsonl", "a log of the load"),
+        ("coordinator-cli watch --json --count 1", "one look"),
+    )
+)
 def watch(
     address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per look and line.")] = False,
@@ -197,7 +220,13 @@ def report(
     run_or_exit(stored.show(stored.Wanted(what, item, address), form, lang, out))
 
 
-@app.command(epilog=EPILOG)
+@app.command(
+    epilog=examples(
+        ("coordinator-cli ui", "start what is needed and open the page"),
+        ("coordinator-cli ui --out reports", "browse the batches of `analyze --out reports` too"),
+        ("coordinator-cli ui --no-open --port 8765", "on a host without a screen"),
+    )
+)
 def ui(
     address: Address = None,
     port: Annotated[
@@ -212,7 +241,7 @@ def ui(
         typer.Option("--out", metavar="DIR", help="Folder of `analyze --out`, to browse its batches."),
     ] = None,
     open_browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page in this machine's browser.")
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser, where there is a screen.")
     ] = True,
 ) -> None:
     """Serve a local web page: drop pictures on it, watch findings arrive, open and compare reports, browse batches.

@@ -18,6 +18,12 @@ EPILOG = (
     "program, 130 interrupted."
 )
 
+
+def examples(*lines: tuple[str, str]) -> str:
+    """An epilog: examples with what they do, then the exit codes."""
+    return "\n".join(("**Examples**\n", *(f"- `{line}`: {meaning}" for line, meaning in lines), "", EPILOG))
+
+
 Address = Annotated[
     str | None,
     typer.Option(

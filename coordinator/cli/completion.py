@@ -11,11 +11,9 @@ PROGRAM = "coordinator-cli"
 
 EPILOG = """**Examples**
 
-    source <(coordinator-cli completion bash)                     # for this shell; the line may stand in ~/.bashrc
-
-    coordinator-cli completion zsh > ~/.zfunc/_coordinator-cli    # a folder of $fpath
-
-    coordinator-cli completion fish > ~/.config/fish/completions/coordinator-cli.fish
+- `source <(coordinator-cli completion bash)`: for this shell; the line may stand in ~/.bashrc
+- `coordinator-cli completion zsh > ~/.zfunc/_coordinator-cli`: any folder of $fpath
+- `coordinator-cli completion fish > ~/.config/fish/completions/coordinator-cli.fish`: for every new shell
 """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import webbrowser
 from pathlib import Path
 
@@ -27,7 +29,7 @@ async def run(
         # The only line on standard output, so that a script can read it.
         print(url, flush=True)
         terminal.note("Open this address in a browser; it works once. Ctrl-C ends the page.")
-        if open_browser:
+        if open_browser and _has_screen():
             webbrowser.open(url)
 
     folder = out / STATE_FOLDER if out else None
@@ -36,3 +38,8 @@ async def run(
         await serve(settings, on_url, display.service)
     finally:
         display.close()
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have a window; one that runs in this terminal would take it over."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

@@ -172,7 +172,7 @@ _LABELS: dict[str, tuple[str, str]] = {
     "limits": ("Limits:", "한계:"),
     "provenance": ("Provenance and metadata", "출처와 메타데이터"),
     "maps.others": ("{n} maps to look at, which prove nothing", "참고용 지도 {n}개 (아무것도 증명하지 않음)"),
-    "index.traces": ("Traces found, by pictures", "발견된 흔적 (그림 수)"),
+    "index.traces": ("In how many pictures a trace was found", "흔적이 발견된 그림 수"),
     "index.search": ("Search", "검색"),
     "index.picture": ("Picture", "그림"),
     "state.queued": ("waiting", "대기 중"),
