@@ -102,11 +102,12 @@ def _log10_nfa(ratio: FloatArray, tiles: int, where: npt.NDArray[np.bool_]) -> t
 
 
 def run(substrate: Substrate) -> Observation:
-    """Looks for spectral peaks on the lattice of 1/16, and of 1/8 where no JPEG grid can explain them.
+    """Looks for spectral peaks at odd multiples of 1/16 that surpass all peaks on the lattice of 1/8.
 
-    Generators that enlarge 8 x 8 or 16 x 16 patches leave such peaks. So can any enlargement by a factor that makes
-    the same period, and textures: a peak says "periodic interpolation somewhere in its history", no more. On diffusion
-    images as they circulate, resized and recompressed, it is rarely seen.
+    Generators that enlarge 16 x 16 patches leave such peaks. The lattice of 1/8 is left out: JPEG, and every resize by
+    2, 4, 4/3, 8/5 and the like, put peaks there. Enlargements by 16/n can still make the same period: a peak says
+    "periodic interpolation somewhere in its history", no more. On diffusion images as they circulate, resized and
+    recompressed, it is rarely seen.
     """
     votes = grid_votes(substrate)
     if votes is None or min(substrate.height_px, substrate.width_px) <= _TILE:
@@ -115,12 +116,10 @@ def run(substrate: Substrate) -> Observation:
         )
     jpeg_grid = substrate.container.format not in {"PNG", "TIFF", "BMP", "GIF"} or votes.main is not None
     ratio, tiles = mean_spectrum(substrate.luma, without_period_8=jpeg_grid)
-    where = lattice(16)
-    if jpeg_grid:
-        where &= ~lattice(8)
-    nfa, (row, column) = _log10_nfa(ratio, tiles, where)
-    # The same test between the lattice points is what textures alone reach.
-    elsewhere = ~lattice(16) & ~_near(lattice(16)) & _high()
+    nfa, (row, column) = _log10_nfa(ratio, tiles, lattice(16) & ~lattice(8))
+    # The same test between the lattice points is what textures alone reach, and on the lattice of 1/8 what ordinary
+    # resizing does.
+    elsewhere = (~_near(lattice(16)) & _high()) | lattice(8)
     other, _ = _log10_nfa(ratio, tiles, elsewhere)
     nfa -= min(other, 0.0)
     detected = nfa < _DETECT_LOG10_NFA
