@@ -22,8 +22,10 @@ from torch import nn
 
 from coordinator.case import Finding as CaseFinding
 from coordinator.explanation.catalogue import load_catalogue
+from maifs.vision.v1 import vision_pb2
 from serving.errors import MaifsError, Reason
 from vision_service.calibration import Calibration
+from vision_service.config import VisionConfig
 from vision_service.container import Container
 from vision_service.domain import Outcome, ToolName
 from vision_service.labelled import read_manifest
@@ -31,6 +33,8 @@ from vision_service.learned.calibrate_plugins import calibration_tables
 from vision_service.learned.plugins import load_plugins, with_plugins
 from vision_service.learned.residual_network import ResidualNetwork
 from vision_service.runner import run_tool
+from vision_service.service import VisionService
+from vision_service.servicer import VisionServicer
 from vision_service.substrate import Substrate
 from vision_service.tools import TOOLS
 
@@ -450,3 +454,28 @@ def test_calibration_of_a_plugin_from_labelled_pictures(folder: Path, tmp_path: 
     put(folder, MeanOfRed(), calibration={"ai_generated": tables})
     assert finding(folder, picture(80, 80, 250)).ai_generated.log10_lr > 0.5
     assert finding(folder, picture(80, 80, 60)).ai_generated.log10_lr < 0
+
+
+async def test_the_service_lists_its_plugins_and_refuses_bad_ones_at_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    weights = put(folder, MeanOfRed())
+    config = VisionConfig(plugins_dir=folder, device="cpu", workers=1)
+    assert not config.faults()
+    service = VisionService(config)
+    try:
+        listed = await VisionServicer(service._analyzer, config).ListTools(vision_pb2.ListToolsRequest(), None)
+        tests = {test.id: test for tool in listed.tools for test in tool.tests}
+        assert tests["spatial.plugin_redness"].description == "How red it is (plug-in redness 1.2)"
+        assert "+plugins:" in listed.calibration_id
+    finally:
+        await service.stop()
+    weights.write_bytes(b"changed")
+    with pytest.raises(MaifsError, match="SHA-256"):
+        VisionService(config)
+
+
+def test_a_folder_that_does_not_exist_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    faults = VisionConfig(plugins_dir=tmp_path / "absent").faults()
+    assert any("plugins_dir" in fault for fault in faults)
