@@ -70,6 +70,10 @@ _LABELS: dict[str, tuple[str, str]] = {
     "result.failed": ("failed", "오류"),
     "weight.uncalibrated": ("not calibrated; does not count", "보정되지 않아 반영 안 됨"),
     "weight.nothing": ("says nothing either way", "어느 쪽도 뒷받침하지 않음"),
+    "weight.below_threshold": (
+        "a tendency below the test's own threshold",
+        "검사 자체의 기준에 못 미치는 경향",
+    ),
     "weight.manipulated": ("{n} × likelier if edited", "편집된 경우 {n}배 더 잘 나타남"),
     "weight.ai_generated": ("{n} × likelier if AI-made", "AI 생성인 경우 {n}배 더 잘 나타남"),
     "weight.not_manipulated": ("{n} × likelier if not edited", "편집되지 않은 경우 {n}배 더 잘 나타남"),

@@ -84,7 +84,7 @@ def environment(more_templates: Sequence[Path] = ()) -> jinja2.Environment:
     environment.tests["moves"] = phrases.moves
     environment.globals |= {
         "probability_sentence": phrases.probability_sentence,
-        "weight_phrases": phrases.weight_phrases,
+        "finding_phrases": phrases.finding_phrases,
         "authorship": phrases.authorship,
         "contribution_phrases": phrases.contribution_phrases,
         "opinion_lines": phrases.opinion_lines,

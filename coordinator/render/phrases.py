@@ -157,6 +157,17 @@ def weight_phrases(manipulated: Weight, ai_generated: Weight, t: Labels) -> list
     return found or [t("weight.nothing")]
 
 
+def finding_phrases(finding: Finding, t: Labels) -> list[str]:
+    """A finding's weight in words. Where it speaks for an edit or AI without a detection, that is said: a reader would
+    take the two for a contradiction.
+    """
+    found = weight_phrases(finding["manipulated"], finding["ai_generated"], t)
+    strongest = max(finding["manipulated"]["log10_lr"], finding["ai_generated"]["log10_lr"])
+    if not finding["detected"] and strongest >= NOTHING_LOG10_LR:
+        found.append(t("weight.below_threshold"))
+    return found
+
+
 def moves(part: Contribution) -> bool:
     """Whether a finding's part in the result is more than nothing."""
     return max(abs(part["log10_lr_manipulated"]), abs(part["log10_lr_ai_generated"])) >= NOTHING_LOG10_LR

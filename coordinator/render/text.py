@@ -149,7 +149,7 @@ def _findings(findings: list[Finding], t: Labels) -> RenderableType:
 def _detail(finding: Finding, t: Labels) -> str:
     if finding["outcome"] != "tested":
         return finding["reason"]
-    parts = phrases.weight_phrases(finding["manipulated"], finding["ai_generated"], t)
+    parts = phrases.finding_phrases(finding, t)
     if finding["detected"]:
         parts += [f"{k}: {v[:80]}" for k, v in list(finding["details"].items())[:3]]
         parts += [_region(finding, t)] if finding["regions"] else []

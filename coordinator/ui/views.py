@@ -150,7 +150,7 @@ def comparison(reports: Sequence[tuple[str, Report]], t: Labels) -> tuple[list[C
                 continue
             words = t(phrases.result_key(finding))
             if finding["outcome"] == "tested":
-                words += ": " + ", ".join(phrases.weight_phrases(finding["manipulated"], finding["ai_generated"], t))
+                words += ": " + ", ".join(phrases.finding_phrases(finding, t))
             cells.append((phrases.result_key(finding).partition(".")[2], words))
         if any(name in {"found", "not_found", "failed"} for name, _ in cells):
             rows.append(CompareRow(phrases.title_of_test(finding_id, t), cells))

@@ -386,3 +386,12 @@ def test_an_index_counts_the_traces_found() -> None:
 def test_a_preview_is_not_read_from_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     assert load_preview(tmp_path / "a.png", image_pb2.ImageInfo(size_bytes=5)) is None
+
+
+def test_a_weight_without_a_detection_is_called_a_tendency() -> None:
+    report = make_report(b"d", "a.png")
+    quiet = report.tool_results[0].findings[1]
+    quiet.manipulated.log10_lr, quiet.manipulated.cap = 0.9, 1.0
+    document = report_document(report, "a.png")
+    for text in (text_of(document), Page(page_of(report)).text):
+        assert " ".join(text.split()).count("a tendency below the test's own threshold") == 1
