@@ -102,12 +102,13 @@ def _log10_nfa(ratio: FloatArray, tiles: int, where: npt.NDArray[np.bool_]) -> t
 
 
 def run(substrate: Substrate) -> Observation:
-    """Looks for spectral peaks at odd multiples of 1/16 that surpass all peaks on the lattice of 1/8.
+    """Looks for spectral peaks off the axes at odd multiples of 1/16 that surpass all peaks on the lattice of 1/8.
 
     Generators that enlarge 16 x 16 patches leave such peaks. The lattice of 1/8 is left out: JPEG, and every resize by
-    2, 4, 4/3, 8/5 and the like, put peaks there. Enlargements by 16/n can still make the same period: a peak says
-    "periodic interpolation somewhere in its history", no more. On diffusion images as they circulate, resized and
-    recompressed, it is rarely seen.
+    2, 4, 4/3, 8/5 and the like, put peaks there; an enlarged JPEG grid puts its own on the axes. Enlargements by 16/n,
+    and a JPEG whose pixels were doubled without interpolation, still make the same period: a peak says "periodic
+    interpolation somewhere in its history", no more. On diffusion images as they circulate, resized and recompressed,
+    it is rarely seen.
     """
     votes = grid_votes(substrate)
     if votes is None or min(substrate.height_px, substrate.width_px) <= _TILE:
@@ -116,7 +117,7 @@ def run(substrate: Substrate) -> Observation:
         )
     jpeg_grid = substrate.container.format not in {"PNG", "TIFF", "BMP", "GIF"} or votes.main is not None
     ratio, tiles = mean_spectrum(substrate.luma, without_period_8=jpeg_grid)
-    nfa, (row, column) = _log10_nfa(ratio, tiles, lattice(16) & ~lattice(8))
+    nfa, (row, column) = _log10_nfa(ratio, tiles, lattice(16) & ~lattice(8) & _off_axes())
     # The same test between the lattice points is what textures alone reach, and on the lattice of 1/8 what ordinary
     # resizing does.
     elsewhere = (~_near(lattice(16)) & _high()) | lattice(8)
@@ -145,6 +146,12 @@ def _near(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     for axis in (0, 1):
         spread = np.any([np.roll(spread, shift, axis) for shift in range(-2, 3)], axis=0)
     return np.asarray(spread)
+
+
+def _off_axes() -> npt.NDArray[np.bool_]:
+    """Bins where neither frequency is 0."""
+    nonzero = np.arange(_TILE) > 0
+    return nonzero[:, None] & nonzero[None, :]
 
 
 def _high() -> npt.NDArray[np.bool_]:
