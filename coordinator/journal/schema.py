@@ -79,6 +79,9 @@ def open_database(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """
     try:
         connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    try:
         connection.execute("PRAGMA foreign_keys = ON")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
@@ -88,13 +91,21 @@ def open_database(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous = FULL")
             _migrate(connection, path)
     except sqlite3.Error as error:
-        raise MaifsError(
-            Reason.JOURNAL_UNUSABLE,
-            f"The journal {path} cannot be used: {error}.",
-            "Check the folder's permissions and room. A damaged journal can be moved aside; its batches must then be "
-            "submitted again.",
-        ) from error
+        connection.close()  # and with it a migration that was not finished
+        raise _unusable(path, error) from error
+    except MaifsError:
+        connection.close()
+        raise
     return connection
+
+
+def _unusable(path: Path, error: BaseException) -> MaifsError:
+    return MaifsError(
+        Reason.JOURNAL_UNUSABLE,
+        f"The journal {path} cannot be used: {error}.",
+        "Check the folder's permissions and room. A damaged journal can be moved aside; its batches must then be "
+        "submitted again.",
+    )
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
