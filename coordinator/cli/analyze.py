@@ -17,6 +17,7 @@ from coordinator.cli.output import OutputFolder
 from coordinator.cli.progress import Display
 from coordinator.cli.sources import Collection, Source
 from coordinator.cli.terminal import Terminal
+from coordinator.client.async_client import DEFAULT_CONCURRENCY, EMBEDDED_LLM_TIMEOUT_S, EMBEDDED_LLM_WAIT_S
 from coordinator.client.batch import BatchRequest, BatchRun
 from coordinator.client.stream import Event, Failed, Reported, RunOptions, StreamRun
 from coordinator.client.target import choose, find_model, status_of
@@ -31,13 +32,8 @@ from serving.requests import current_request_id, new_request_id
 
 Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
 
-DEFAULT_CONCURRENCY = 8
 STATE_FOLDER = ".maifs"
 """Where the journal of services of our own lies, below the folder of the reports."""
-EMBEDDED_LLM_WAIT_S = 300.0
-"""Seconds that a language model of our own has to load before the pictures are analysed without it."""
-EMBEDDED_LLM_TIMEOUT_S = 180.0
-"""Seconds that an explanation may take with a language model of our own, which may have a CPU for all its work."""
 
 
 @dataclass(frozen=True)
