@@ -128,6 +128,23 @@ def test_services_end_with_the_command_that_started_them(picture: Path, tmp_path
     assert not list(tmp_path.glob("maifs-*")), "the private folder is removed"
 
 
+async def test_a_service_that_dies_is_started_again(picture: Path) -> None:
+    async with embedded_services(EmbeddedOptions(llm_model=None)) as services:
+        before = services.pids
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while not await _reports(services.address, picture):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.2)
+        after = services.pids
+    assert not set(before.values()) & set(after.values())
+    assert not {pid for pid in after.values() if alive(pid)}
+
+
+async def _reports(address: str, picture: Path) -> bool:
+    return any(isinstance(event, Reported) for event in await _analyse(address, picture))
+
+
 def test_an_attached_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     (tmp_path / "stubborn.py").write_text(
         "import signal, subprocess, time\n"
