@@ -11,14 +11,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import MagicMock
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
 
 from coordinator.cli.__main__ import main
+from coordinator.cli.analyze import Analysis, AnalyzeSettings
+from coordinator.cli.progress import NoDisplay
+from coordinator.cli.terminal import Style, Terminal
+from coordinator.client.batch import BatchRequest, BatchRun
 from coordinator.config import CoordinatorConfig
+from maifs.coordinator.v1 import batch_pb2
 from serving.errors import ExitCode, MaifsError, Reason
 from serving.item_stream import Item
 from serving.server import ServerConfig
@@ -238,13 +245,26 @@ def test_ctrl_c_says_how_to_go_on_and_the_coordinator_does(
     assert process.returncode == ExitCode.INTERRUPTED
     name = batch_id(server, capsys)
     assert "0 of 3 pictures are done" in errors
-    assert "same command" in errors
-    assert name in " ".join(errors.split())
+    assert "same command" in errors.replace("\n", " ")
     server.set(gate)
     assert command(server, "batch", "watch", name[:10], "--json") == ExitCode.OK
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert analyze(server, pictures, "--out", tmp_path / "out", "--quiet") == ExitCode.OK
     assert analysed(server) == 3
+
+
+@pytest.mark.parametrize(
+    ("submitted", "hint"), [(True, "coordinator-cli batch cancel b7"), (False, "Run the same command again")]
+)
+def test_the_hint_after_an_interruption_depends_on_what_the_coordinator_has(
+    tmp_path: Path, submitted: bool, hint: str
+) -> None:
+    settings = AnalyzeSettings("unix:/c", use_llm=False, llm_wait_s=None, concurrency=None, lang="en", out=tmp_path)
+    run = Analysis(settings, Terminal(Style.TEXT, "en", quiet=True), NoDisplay())
+    request = BatchRequest("b7", "", batch_pb2.BatchOptions(), 1)
+    run._batch = BatchRun(cast("grpc.aio.Channel", MagicMock()), "unix:/c", [], request)
+    run._batch.submitted = submitted
+    assert hint in run.resume_hint()
 
 
 def test_batches_are_listed_shown_and_cancelled(
