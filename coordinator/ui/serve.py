@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import tempfile
@@ -22,7 +23,7 @@ from serving.channel import open_channel
 from serving.errors import MaifsError, Reason
 
 LOOPBACK = "127.0.0.1"
-_GRACE_S = 1
+_GRACE_S = 5
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class UiSettings:
 
 
 async def serve(settings: UiSettings, on_url: Callable[[str], None], on_service: StateListener) -> None:
-    """Serves until SIGINT or SIGTERM.
+    """Serves until it is cancelled.
 
     Args:
         settings: how.
@@ -62,9 +63,12 @@ async def serve(settings: UiSettings, on_url: Callable[[str], None], on_service:
             pictures = Pictures(client, Path(folder))
             ui = Ui(pictures, Batches(channel, client.address), Labels(settings.lang), client.max_image_bytes)
             server = _Server(create_app(ui, access), lambda: on_url(access.url), ui.closing.set)
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             try:
-                await server.serve(sockets=[listener])
+                await asyncio.shield(serving)
             finally:
+                server.should_exit = True
+                await asyncio.wait({serving})
                 await pictures.close()
 
 
@@ -90,6 +94,11 @@ class _Server(uvicorn.Server):
             )
         )
         self._on_started, self._on_stopping = on_started, on_stopping
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to the command: uvicorn would raise them again, and end us before our services have ended."""
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

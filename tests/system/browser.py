@@ -131,7 +131,8 @@ class Tab:
         )
 
     async def screenshot(self, path: Path, *, whole_page: bool = False) -> None:
-        """A PNG of what is seen."""
+        """A PNG of what is seen, once the page has loaded and been laid out."""
+        await self.until("document.readyState === 'complete' && document.documentElement.clientWidth")
         answer = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole_page)
         path.write_bytes(base64.b64decode(answer["data"]))
 

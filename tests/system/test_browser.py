@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import ExitCode
 from tests.conftest import ROOT
 from tests.coordinator.cli_server import ServerThread
 from tests.coordinator.pictures import write_picture
@@ -56,7 +57,7 @@ async def ui_page(address: str) -> AsyncIterator[str]:
     finally:
         if process.returncode is None:
             process.terminate()
-        await asyncio.wait_for(process.wait(), 20)
+        assert await asyncio.wait_for(process.wait(), 20) == ExitCode.INTERRUPTED
 
 
 async def test_pictures_dropped_on_the_page_are_analysed_opened_and_compared(
