@@ -19,6 +19,10 @@ DEFAULT_FILE = Path(__file__).with_name("calibration.json")
 NOTHING_FOUND_FLOOR = -0.3
 """Least log10 LR of a fitted test: not finding a trace says little, because most edits leave none of that kind."""
 
+UNDETECTED_CEILING = 0.3
+"""Largest log10 LR of an observation that a test itself does not count as a detection, where the test is one that does
+detect: between silence and detection few images were seen, and a logistic is steepest there."""
+
 _LN10 = math.log(10.0)
 _NO_WEIGHTS = (Weight(), Weight())
 
@@ -59,6 +63,8 @@ class Curve:
         log10_lr = (self.intercept + self.slope * feature_value(self.feature, score, detected=detected)) / _LN10
         if detected:
             log10_lr = max(log10_lr, self.detection_log10_lr)
+        elif self.detection_log10_lr > 0:
+            log10_lr = min(log10_lr, UNDETECTED_CEILING)
         return Weight(min(max(log10_lr, -self.cap, self.floor), self.cap), self.cap)
 
 

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from serving.errors import MaifsError, Reason
 from vision_service import fitting
-from vision_service.calibration import DEFAULT_FILE, NOTHING_FOUND_FLOOR, Calibration, Curve, combine_correlated
+from vision_service.calibration import (
+    DEFAULT_FILE,
+    NOTHING_FOUND_FLOOR,
+    UNDETECTED_CEILING,
+    Calibration,
+    Curve,
+    combine_correlated,
+)
 from vision_service.domain import Observation, Outcome, Weight, not_applicable
 from vision_service.labelled import Record
 
@@ -85,6 +92,15 @@ def test_policy_goes_before_curves() -> None:
 def test_a_weight_is_finite_and_limited_for_any_score(score: float, slope: float, intercept: float, cap: float) -> None:
     weight = Curve(slope, intercept, cap).weight(score, detected=True)
     assert max(-cap, NOTHING_FOUND_FLOOR) <= weight.log10_lr <= cap or weight == Weight()
+
+
+@pytest.mark.parametrize("score", [0.99, 3.0, 1e6])
+def test_what_a_detecting_test_does_not_detect_stays_weak(score: float) -> None:
+    detects = Curve(3.0, -0.7, cap=2.0, detection_log10_lr=1.9)
+    never_detects = Curve(3.0, -0.7, cap=2.0)
+    assert detects.weight(score, detected=False).log10_lr == UNDETECTED_CEILING
+    assert detects.weight(score, detected=True).log10_lr >= 1.9
+    assert never_detects.weight(score, detected=False).log10_lr > UNDETECTED_CEILING
 
 
 @given(st.lists(st.floats(-1, 2), min_size=1, max_size=6), st.integers(0, 5), st.floats(0, 1))
