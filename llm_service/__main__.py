@@ -21,7 +21,7 @@ def build(config: LlmConfig) -> Service:
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
-    """The loop of uvloop, which vLLM requires and uses itself: half the CPU time for each message that is sent."""
+    """The loop of uvloop, which vLLM requires and uses itself: less CPU time for each message that is sent."""
     try:
         import uvloop
     except ImportError:  # no vLLM either; the start will tell

