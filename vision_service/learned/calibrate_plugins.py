@@ -13,9 +13,9 @@ from vision_service.device import choose_device
 from vision_service.fitting import fit_curve, record_weights, samples_of
 from vision_service.labelled import Item, Record, read_manifest
 from vision_service.laundering import RUNGS
+from vision_service.learned.adapter import as_test
 from vision_service.learned.card import HYPOTHESES
 from vision_service.learned.networks import Network
-from vision_service.learned.plugin_test import plugin_test
 from vision_service.learned.plugins import load_plugins
 from vision_service.limits import DecodeLimits
 from vision_service.runner import observe
@@ -64,7 +64,7 @@ def calibration_tables(plugin: Network, items: Sequence[Item]) -> str:
 
 def _record(plugin: Network, item: Item, rung: str) -> Record:
     substrate = decode(RUNGS[rung](item.path.read_bytes()), DecodeLimits(), plugin.device)
-    seen, _ = observe(plugin_test(plugin), substrate)
+    seen, _ = observe(as_test(plugin), substrate)
     entry = {"outcome": seen.outcome.value, "score": seen.score, "detected": seen.detected}
     megapixels = substrate.width_px * substrate.height_px / 1e6
     test_id = plugin.card.test_id

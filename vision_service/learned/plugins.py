@@ -13,9 +13,9 @@ import torch
 from serving.errors import MaifsError, Reason
 from vision_service.calibration import Calibration
 from vision_service.domain import Tool
+from vision_service.learned.adapter import as_test
 from vision_service.learned.card import PluginCard, read_card
 from vision_service.learned.networks import Network, load_network
-from vision_service.learned.plugin_test import plugin_test
 
 SIDECAR_SUFFIXES = (".toml", ".json")
 
@@ -93,7 +93,7 @@ def with_plugins(
 def _extended(tool: Tool, plugins: Sequence[Network]) -> Tool:
     if not plugins:
         return tool
-    tests = (*tool.tests, *map(plugin_test, plugins))
+    tests = (*tool.tests, *map(as_test, plugins))
     return Tool(tool.name, f"{tool.version}+plugins.{_digest(plugins)}", tests)
 
 

@@ -20,7 +20,7 @@ _MAP_SCORE_QUANTILE = 0.99
 """A network that gives a map alone scores by this quantile of its cells: an edit of one cell in a hundred shows."""
 
 
-def plugin_test(network: Network) -> Test:
+def as_test(network: Network) -> Test:
     """The test of a loaded plug-in."""
     card = network.card
     return Test(
