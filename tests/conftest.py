@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from vision_service.limits import DecodeLimits
 from vision_service.substrate import Substrate
 
 torch.set_num_threads(1)  # as in the services; nested thread pools fight over two cores
+
+# A shell starts what it puts into the background with SIGINT ignored, and the commands under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
