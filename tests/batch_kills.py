@@ -123,7 +123,7 @@ def run_once(fleet: Fleet, folder: Path, pictures: Sequence[Path], victim: str, 
     at, delay_s = dice.randrange(len(pictures)), dice.random() * 0.05
     printed, complaints = folder / "stdout", folder / "stderr"
     with _cli(command, printed, complaints) as cli:
-        killed_after = _wait_for_reports(out, at, cli)
+        killed_after = _wait_for_reports(out, at, cli, complaints)
         time.sleep(delay_s)
         if victim == "cli":
             cli.kill()
@@ -131,7 +131,8 @@ def run_once(fleet: Fleet, folder: Path, pictures: Sequence[Path], victim: str, 
             fleet.kill(victim)
         cli.wait(TIMEOUT_S)
     if cli.returncode != 0:
-        assert victim == "cli", f"{victim}: exit code {cli.returncode}: {complaints.read_text()[-2000:]}"
+        failed = [line for line in printed.read_text().splitlines() if '"status": "error"' in line]
+        assert victim == "cli", f"{victim}: exit code {cli.returncode}: {failed[:2]} {complaints.read_text()[-2000:]}"
         with _cli(command, printed, complaints) as again:
             again.wait(TIMEOUT_S)
         assert again.returncode == 0, complaints.read_text()[-2000:]
@@ -151,14 +152,14 @@ def _cli(command: Sequence[str], printed: Path, complaints: Path) -> Iterator[su
             process.wait(10)
 
 
-def _wait_for_reports(out: Path, count: int, cli: subprocess.Popen[bytes]) -> int:
+def _wait_for_reports(out: Path, count: int, cli: subprocess.Popen[bytes], complaints: Path) -> int:
     end = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end and cli.poll() is None:
         found = sum(name.endswith(".json") for name in os.listdir(out)) if out.exists() else 0  # noqa: PTH208
         if found >= count:
             return found
         time.sleep(0.005)
-    raise AssertionError(f"the command ended or stood still before {count} reports")
+    raise AssertionError(f"exit code {cli.poll()} before {count} reports: {complaints.read_text()[-2000:]}")
 
 
 def _count(address: str, out: Path, pictures: Sequence[Path], output: str) -> tuple[int, int]:
