@@ -20,6 +20,7 @@ from typing import Literal
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.attached import STOPPING
 from serving.channel import open_channel
 from serving.errors import MaifsError, Reason
 
@@ -138,6 +139,8 @@ class Child:
             await asyncio.gather(self._guarding, return_exceptions=True)
         if self.process.returncode is None:
             self._on_state(self.name, "stopping", time.monotonic() - self._started)
+            if self.process.stdin:
+                self.process.stdin.write(STOPPING)
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):

@@ -49,6 +49,9 @@ def from_status(status: status_pb2.Status) -> MaifsError:
 
 _TRANSPORT_REASONS = {
     grpc.StatusCode.UNAVAILABLE: Reason.BACKEND_UNAVAILABLE,
+    # Our services say INTERNAL only with details. Without, it is the client library that lost the connection while it
+    # was sending ("Internal error from Core"), or a stream that was reset.
+    grpc.StatusCode.INTERNAL: Reason.BACKEND_UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED: Reason.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.QUEUE_FULL,

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pickle
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from serving.errors import ExitCode, MaifsError, Reason
-from serving.status import from_status, to_status
+from serving.status import from_rpc_error, from_status, to_status
 
 
 def test_every_reason_has_a_status_code_and_an_exit_code() -> None:
@@ -34,6 +35,27 @@ def test_a_huge_message_is_cut_so_that_the_status_fits_into_metadata() -> None:
 
 def test_a_foreign_status_becomes_a_backend_failure() -> None:
     assert from_status(status_pb2.Status(code=13, message="boom")).reason is Reason.BACKEND_FAILED
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, Reason.BACKEND_UNAVAILABLE),
+        (grpc.StatusCode.INTERNAL, Reason.BACKEND_UNAVAILABLE),  # the connection broke in the middle of a send
+        (grpc.StatusCode.UNKNOWN, Reason.BACKEND_FAILED),
+    ],
+)
+def test_a_failed_call_without_details_is_told_by_its_code(code: grpc.StatusCode, reason: Reason) -> None:
+    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "Internal error from Core")
+    assert from_rpc_error(error, "The peer").reason is reason
+
+
+def test_details_count_more_than_the_code_of_a_failed_call() -> None:
+    trailers = grpc.aio.Metadata(
+        ("grpc-status-details-bin", to_status(MaifsError(Reason.INTERNAL, "a bug")).SerializeToString())
+    )
+    error = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), trailers)
+    assert from_rpc_error(error, "The peer").reason is Reason.INTERNAL
 
 
 def test_an_error_survives_a_process_boundary() -> None:
