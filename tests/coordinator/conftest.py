@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
@@ -121,6 +122,10 @@ def item(item_id: str, data: bytes = b"picture", **begin: Any) -> list[Request]:
 
 def kinds(events: Sequence[coordinator_pb2.ItemEvent]) -> list[str]:
     return [str(event.WhichOneof("event")) for event in events]
+
+
+def has_retry_info(status: status_pb2.Status) -> bool:
+    return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details)
 
 
 @pytest.fixture
