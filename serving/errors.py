@@ -29,6 +29,7 @@ class Reason(enum.StrEnum):
     EMPTY_FILE = "EMPTY_FILE"
     NOT_AN_IMAGE = "NOT_AN_IMAGE"
     CORRUPT_IMAGE = "CORRUPT_IMAGE"
+    DECODER_FAILED = "DECODER_FAILED"
     IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
     TOO_MANY_PIXELS = "TOO_MANY_PIXELS"
     SHA256_MISMATCH = "SHA256_MISMATCH"
@@ -85,6 +86,7 @@ _SURFACES: dict[Reason, tuple[grpc.StatusCode, ExitCode]] = {
     Reason.EMPTY_FILE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.NOT_AN_IMAGE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.CORRUPT_IMAGE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
+    Reason.DECODER_FAILED: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.IMAGE_TOO_LARGE: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.TOO_MANY_PIXELS: (grpc.StatusCode.INVALID_ARGUMENT, ExitCode.ITEMS_FAILED),
     Reason.SHA256_MISMATCH: (grpc.StatusCode.DATA_LOSS, ExitCode.ITEMS_FAILED),
