@@ -454,8 +454,9 @@ class GetStatusResponse(google.protobuf.message.Message):
     UPTIME_SECONDS_FIELD_NUMBER: builtins.int
     WAITING_ITEMS_COUNT_FIELD_NUMBER: builtins.int
     CACHE_FIELD_NUMBER: builtins.int
+    QUEUED_BATCH_ITEMS_COUNT_FIELD_NUMBER: builtins.int
     open_items_count: builtins.int
-    """Items admitted and not yet ended."""
+    """Items admitted and not yet ended; of those of batches only the ones that are being analysed."""
     held_bytes: builtins.int
     """Bytes of encoded pictures held."""
     completed_items_count: builtins.int
@@ -468,6 +469,8 @@ class GetStatusResponse(google.protobuf.message.Message):
     """Seconds since the start."""
     waiting_items_count: builtins.int
     """Pictures that wait for their turn at the vision service."""
+    queued_batch_items_count: builtins.int
+    """Items of batches that wait on disk for their turn."""
     @property
     def backends(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BackendStatus]:
         """Backends."""
@@ -493,8 +496,9 @@ class GetStatusResponse(google.protobuf.message.Message):
         uptime_seconds: builtins.float = ...,
         waiting_items_count: builtins.int = ...,
         cache: Global___CacheStatus | None = ...,
+        queued_batch_items_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["cache", b"cache", "limits", b"limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backends", b"backends", "cache", b"cache", "completed_items_count", b"completed_items_count", "failed_items_count", b"failed_items_count", "held_bytes", b"held_bytes", "limits", b"limits", "open_items_count", b"open_items_count", "service_version", b"service_version", "uptime_seconds", b"uptime_seconds", "waiting_items_count", b"waiting_items_count"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backends", b"backends", "cache", b"cache", "completed_items_count", b"completed_items_count", "failed_items_count", b"failed_items_count", "held_bytes", b"held_bytes", "limits", b"limits", "open_items_count", b"open_items_count", "queued_batch_items_count", b"queued_batch_items_count", "service_version", b"service_version", "uptime_seconds", b"uptime_seconds", "waiting_items_count", b"waiting_items_count"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
