@@ -30,17 +30,17 @@ from maifs.coordinator.v1 import coordinator_pb2 as maifs_dot_coordinator_dot_v1
 from maifs.coordinator.v1 import report_pb2 as maifs_dot_coordinator_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n maifs/coordinator/v1/batch.proto\x12\x14maifs.coordinator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dmaifs/common/v1/finding.proto\x1a\x1bmaifs/common/v1/image.proto\x1a&maifs/coordinator/v1/coordinator.proto\x1a!maifs/coordinator/v1/report.proto\"\xf1\x02\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x33\n\x07options\x18\x03 \x01(\x0b\x32\".maifs.coordinator.v1.BatchOptions\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .maifs.coordinator.v1.BatchState\x12\x13\n\x0bitems_count\x18\x05 \x01(\x03\x12\x16\n\x0ereported_count\x18\x06 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x07 \x01(\x03\x12\x17\n\x0f\x63\x61ncelled_count\x18\x08 \x01(\x03\x12\x15\n\rlast_sequence\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x0c \x01(\t\"f\n\x0c\x42\x61tchOptions\x12\x35\n\x07\x61nalyze\x18\x01 \x01(\x0b\x32$.maifs.coordinator.v1.AnalyzeOptions\x12\x1f\n\x17max_running_items_count\x18\x02 \x01(\x05\"\xa7\x02\n\tBatchItem\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32$.maifs.coordinator.v1.BatchItemState\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12)\n\x07verdict\x18\x07 \x01(\x0e\x32\x18.maifs.common.v1.Verdict\x12\x13\n\x0bprobability\x18\x08 \x01(\x01\x12!\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.Status\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc8\x02\n\x12SubmitBatchRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x31\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32 .maifs.coordinator.v1.BeginBatchH\x00\x12\x30\n\x05offer\x18\x03 \x01(\x0b\x32\x1f.maifs.coordinator.v1.OfferItemH\x00\x12+\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x1a.maifs.common.v1.ItemChunkH\x00\x12\'\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x18.maifs.common.v1.EndItemH\x00\x12-\n\x06\x63\x61ncel\x18\x06 \x01(\x0b\x32\x1b.maifs.common.v1.CancelItemH\x00\x12/\n\x04seal\x18\x07 \x01(\x0b\x32\x1f.maifs.coordinator.v1.SealBatchH\x00\x42\x06\n\x04step\"\x90\x01\n\nBeginBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x33\n\x07options\x18\x03 \x01(\x0b\x32\".maifs.coordinator.v1.BatchOptions\x12\x14\n\x0cretry_failed\x18\x04 \x01(\x08\x12\x16\n\x0eretry_reported\x18\x05 \x01(\x08\"=\n\tOfferItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x0b\n\tSealBatch\"\x0c\n\nItemWanted\"\xce\x02\n\x13SubmitBatchResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12,\n\x05\x62\x65gun\x18\x02 \x01(\x0b\x32\x1b.maifs.coordinator.v1.BatchH\x00\x12\x32\n\x06wanted\x18\x03 \x01(\x0b\x32 .maifs.coordinator.v1.ItemWantedH\x00\x12\x33\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32\x1f.maifs.coordinator.v1.BatchItemH\x00\x12\x30\n\x05known\x18\x05 \x01(\x0b\x32\x1f.maifs.coordinator.v1.BatchItemH\x00\x12%\n\x07refused\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12-\n\x06sealed\x18\x07 \x01(\x0b\x32\x1b.maifs.coordinator.v1.BatchH\x00\x42\x07\n\x05\x65vent\"w\n\x11WatchBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x14\n\x0cskip_reports\x18\x03 \x01(\x08\x12\x10\n\x08progress\x18\x04 \x01(\x08\x12\x10\n\x08snapshot\x18\x05 \x01(\x08\"\xb5\x01\n\x12WatchBatchResponse\x12,\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1b.maifs.coordinator.v1.BatchH\x00\x12\x30\n\x05\x65nded\x18\x02 \x01(\x0b\x32\x1f.maifs.coordinator.v1.ItemEndedH\x00\x12\x36\n\x08progress\x18\x03 \x01(\x0b\x32\".maifs.coordinator.v1.ItemProgressH\x00\x42\x07\n\x05\x65vent\"h\n\tItemEnded\x12-\n\x04item\x18\x01 \x01(\x0b\x32\x1f.maifs.coordinator.v1.BatchItem\x12,\n\x06report\x18\x02 \x01(\x0b\x32\x1c.maifs.coordinator.v1.Report\"P\n\x0cItemProgress\x12\x10\n\x08position\x18\x01 \x01(\x03\x12.\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1f.maifs.coordinator.v1.ItemEvent\"#\n\x0fGetBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\">\n\x10GetBatchResponse\x12*\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1b.maifs.coordinator.v1.Batch\";\n\x12ListBatchesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListBatchesResponse\x12,\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1b.maifs.coordinator.v1.Batch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x15ListBatchItemsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x16ListBatchItemsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.maifs.coordinator.v1.BatchItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x10GetReportRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"\x82\x01\n\x11GetReportResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12-\n\x04item\x18\x02 \x01(\x0b\x32\x1f.maifs.coordinator.v1.BatchItem\x12,\n\x06report\x18\x03 \x01(\x0b\x32\x1c.maifs.coordinator.v1.Report\"&\n\x12\x43\x61ncelBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"A\n\x13\x43\x61ncelBatchResponse\x12*\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1b.maifs.coordinator.v1.Batch*\x89\x01\n\nBatchState\x12\x1b\n\x17\x42\x41TCH_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42\x41TCH_STATE_OPEN\x10\x01\x12\x17\n\x13\x42\x41TCH_STATE_RUNNING\x10\x02\x12\x14\n\x10\x42\x41TCH_STATE_DONE\x10\x03\x12\x19\n\x15\x42\x41TCH_STATE_CANCELLED\x10\x04*\xc9\x01\n\x0e\x42\x61tchItemState\x12 \n\x1c\x42\x41TCH_ITEM_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42\x41TCH_ITEM_STATE_QUEUED\x10\x01\x12\x1c\n\x18\x42\x41TCH_ITEM_STATE_RUNNING\x10\x02\x12\x1d\n\x19\x42\x41TCH_ITEM_STATE_REPORTED\x10\x03\x12\x1b\n\x17\x42\x41TCH_ITEM_STATE_FAILED\x10\x04\x12\x1e\n\x1a\x42\x41TCH_ITEM_STATE_CANCELLED\x10\x05\x32\xc7\x05\n\x0c\x42\x61tchService\x12\x66\n\x0bSubmitBatch\x12(.maifs.coordinator.v1.SubmitBatchRequest\x1a).maifs.coordinator.v1.SubmitBatchResponse(\x01\x30\x01\x12\x61\n\nWatchBatch\x12\'.maifs.coordinator.v1.WatchBatchRequest\x1a(.maifs.coordinator.v1.WatchBatchResponse0\x01\x12Y\n\x08GetBatch\x12%.maifs.coordinator.v1.GetBatchRequest\x1a&.maifs.coordinator.v1.GetBatchResponse\x12\x62\n\x0bListBatches\x12(.maifs.coordinator.v1.ListBatchesRequest\x1a).maifs.coordinator.v1.ListBatchesResponse\x12k\n\x0eListBatchItems\x12+.maifs.coordinator.v1.ListBatchItemsRequest\x1a,.maifs.coordinator.v1.ListBatchItemsResponse\x12\\\n\tGetReport\x12&.maifs.coordinator.v1.GetReportRequest\x1a\'.maifs.coordinator.v1.GetReportResponse\x12\x62\n\x0b\x43\x61ncelBatch\x12(.maifs.coordinator.v1.CancelBatchRequest\x1a).maifs.coordinator.v1.CancelBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n maifs/coordinator/v1/batch.proto\x12\x14maifs.coordinator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dmaifs/common/v1/finding.proto\x1a\x1bmaifs/common/v1/image.proto\x1a&maifs/coordinator/v1/coordinator.proto\x1a!maifs/coordinator/v1/report.proto\"\xf1\x02\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x33\n\x07options\x18\x03 \x01(\x0b\x32\".maifs.coordinator.v1.BatchOptions\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .maifs.coordinator.v1.BatchState\x12\x13\n\x0bitems_count\x18\x05 \x01(\x03\x12\x16\n\x0ereported_count\x18\x06 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x07 \x01(\x03\x12\x17\n\x0f\x63\x61ncelled_count\x18\x08 \x01(\x03\x12\x15\n\rlast_sequence\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x0c \x01(\t\"f\n\x0c\x42\x61tchOptions\x12\x35\n\x07\x61nalyze\x18\x01 \x01(\x0b\x32$.maifs.coordinator.v1.AnalyzeOptions\x12\x1f\n\x17max_running_items_count\x18\x02 \x01(\x05\"\xa7\x02\n\tBatchItem\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32$.maifs.coordinator.v1.BatchItemState\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12)\n\x07verdict\x18\x07 \x01(\x0e\x32\x18.maifs.common.v1.Verdict\x12\x13\n\x0bprobability\x18\x08 \x01(\x01\x12!\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.Status\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc8\x02\n\x12SubmitBatchRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x31\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32 .maifs.coordinator.v1.BeginBatchH\x00\x12\x30\n\x05offer\x18\x03 \x01(\x0b\x32\x1f.maifs.coordinator.v1.OfferItemH\x00\x12+\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x1a.maifs.common.v1.ItemChunkH\x00\x12\'\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x18.maifs.common.v1.EndItemH\x00\x12-\n\x06\x63\x61ncel\x18\x06 \x01(\x0b\x32\x1b.maifs.common.v1.CancelItemH\x00\x12/\n\x04seal\x18\x07 \x01(\x0b\x32\x1f.maifs.coordinator.v1.SealBatchH\x00\x42\x06\n\x04step\"\x8d\x01\n\nBeginBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x33\n\x07options\x18\x03 \x01(\x0b\x32\".maifs.coordinator.v1.BatchOptions\x12\x14\n\x0cretry_failed\x18\x04 \x01(\x08\x12\x13\n\x0bretry_ended\x18\x05 \x01(\x08\"=\n\tOfferItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x0b\n\tSealBatch\"\x0c\n\nItemWanted\"\xce\x02\n\x13SubmitBatchResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12,\n\x05\x62\x65gun\x18\x02 \x01(\x0b\x32\x1b.maifs.coordinator.v1.BatchH\x00\x12\x32\n\x06wanted\x18\x03 \x01(\x0b\x32 .maifs.coordinator.v1.ItemWantedH\x00\x12\x33\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32\x1f.maifs.coordinator.v1.BatchItemH\x00\x12\x30\n\x05known\x18\x05 \x01(\x0b\x32\x1f.maifs.coordinator.v1.BatchItemH\x00\x12%\n\x07refused\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12-\n\x06sealed\x18\x07 \x01(\x0b\x32\x1b.maifs.coordinator.v1.BatchH\x00\x42\x07\n\x05\x65vent\"w\n\x11WatchBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x14\n\x0cskip_reports\x18\x03 \x01(\x08\x12\x10\n\x08progress\x18\x04 \x01(\x08\x12\x10\n\x08snapshot\x18\x05 \x01(\x08\"\xb5\x01\n\x12WatchBatchResponse\x12,\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1b.maifs.coordinator.v1.BatchH\x00\x12\x30\n\x05\x65nded\x18\x02 \x01(\x0b\x32\x1f.maifs.coordinator.v1.ItemEndedH\x00\x12\x36\n\x08progress\x18\x03 \x01(\x0b\x32\".maifs.coordinator.v1.ItemProgressH\x00\x42\x07\n\x05\x65vent\"h\n\tItemEnded\x12-\n\x04item\x18\x01 \x01(\x0b\x32\x1f.maifs.coordinator.v1.BatchItem\x12,\n\x06report\x18\x02 \x01(\x0b\x32\x1c.maifs.coordinator.v1.Report\"P\n\x0cItemProgress\x12\x10\n\x08position\x18\x01 \x01(\x03\x12.\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1f.maifs.coordinator.v1.ItemEvent\"#\n\x0fGetBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\">\n\x10GetBatchResponse\x12*\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1b.maifs.coordinator.v1.Batch\";\n\x12ListBatchesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListBatchesResponse\x12,\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1b.maifs.coordinator.v1.Batch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x15ListBatchItemsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x16ListBatchItemsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.maifs.coordinator.v1.BatchItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x10GetReportRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"\x82\x01\n\x11GetReportResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12-\n\x04item\x18\x02 \x01(\x0b\x32\x1f.maifs.coordinator.v1.BatchItem\x12,\n\x06report\x18\x03 \x01(\x0b\x32\x1c.maifs.coordinator.v1.Report\"&\n\x12\x43\x61ncelBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"A\n\x13\x43\x61ncelBatchResponse\x12*\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1b.maifs.coordinator.v1.Batch*\x89\x01\n\nBatchState\x12\x1b\n\x17\x42\x41TCH_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42\x41TCH_STATE_OPEN\x10\x01\x12\x17\n\x13\x42\x41TCH_STATE_RUNNING\x10\x02\x12\x14\n\x10\x42\x41TCH_STATE_DONE\x10\x03\x12\x19\n\x15\x42\x41TCH_STATE_CANCELLED\x10\x04*\xc9\x01\n\x0e\x42\x61tchItemState\x12 \n\x1c\x42\x41TCH_ITEM_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42\x41TCH_ITEM_STATE_QUEUED\x10\x01\x12\x1c\n\x18\x42\x41TCH_ITEM_STATE_RUNNING\x10\x02\x12\x1d\n\x19\x42\x41TCH_ITEM_STATE_REPORTED\x10\x03\x12\x1b\n\x17\x42\x41TCH_ITEM_STATE_FAILED\x10\x04\x12\x1e\n\x1a\x42\x41TCH_ITEM_STATE_CANCELLED\x10\x05\x32\xc7\x05\n\x0c\x42\x61tchService\x12\x66\n\x0bSubmitBatch\x12(.maifs.coordinator.v1.SubmitBatchRequest\x1a).maifs.coordinator.v1.SubmitBatchResponse(\x01\x30\x01\x12\x61\n\nWatchBatch\x12\'.maifs.coordinator.v1.WatchBatchRequest\x1a(.maifs.coordinator.v1.WatchBatchResponse0\x01\x12Y\n\x08GetBatch\x12%.maifs.coordinator.v1.GetBatchRequest\x1a&.maifs.coordinator.v1.GetBatchResponse\x12\x62\n\x0bListBatches\x12(.maifs.coordinator.v1.ListBatchesRequest\x1a).maifs.coordinator.v1.ListBatchesResponse\x12k\n\x0eListBatchItems\x12+.maifs.coordinator.v1.ListBatchItemsRequest\x1a,.maifs.coordinator.v1.ListBatchItemsResponse\x12\\\n\tGetReport\x12&.maifs.coordinator.v1.GetReportRequest\x1a\'.maifs.coordinator.v1.GetReportResponse\x12\x62\n\x0b\x43\x61ncelBatch\x12(.maifs.coordinator.v1.CancelBatchRequest\x1a).maifs.coordinator.v1.CancelBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maifs.coordinator.v1.batch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BATCHSTATE']._serialized_start=3173
-  _globals['_BATCHSTATE']._serialized_end=3310
-  _globals['_BATCHITEMSTATE']._serialized_start=3313
-  _globals['_BATCHITEMSTATE']._serialized_end=3514
+  _globals['_BATCHSTATE']._serialized_start=3170
+  _globals['_BATCHSTATE']._serialized_end=3307
+  _globals['_BATCHITEMSTATE']._serialized_start=3310
+  _globals['_BATCHITEMSTATE']._serialized_end=3511
   _globals['_BATCH']._serialized_start=252
   _globals['_BATCH']._serialized_end=621
   _globals['_BATCHOPTIONS']._serialized_start=623
@@ -50,43 +50,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITBATCHREQUEST']._serialized_start=1026
   _globals['_SUBMITBATCHREQUEST']._serialized_end=1354
   _globals['_BEGINBATCH']._serialized_start=1357
-  _globals['_BEGINBATCH']._serialized_end=1501
-  _globals['_OFFERITEM']._serialized_start=1503
-  _globals['_OFFERITEM']._serialized_end=1564
-  _globals['_SEALBATCH']._serialized_start=1566
-  _globals['_SEALBATCH']._serialized_end=1577
-  _globals['_ITEMWANTED']._serialized_start=1579
-  _globals['_ITEMWANTED']._serialized_end=1591
-  _globals['_SUBMITBATCHRESPONSE']._serialized_start=1594
-  _globals['_SUBMITBATCHRESPONSE']._serialized_end=1928
-  _globals['_WATCHBATCHREQUEST']._serialized_start=1930
-  _globals['_WATCHBATCHREQUEST']._serialized_end=2049
-  _globals['_WATCHBATCHRESPONSE']._serialized_start=2052
-  _globals['_WATCHBATCHRESPONSE']._serialized_end=2233
-  _globals['_ITEMENDED']._serialized_start=2235
-  _globals['_ITEMENDED']._serialized_end=2339
-  _globals['_ITEMPROGRESS']._serialized_start=2341
-  _globals['_ITEMPROGRESS']._serialized_end=2421
-  _globals['_GETBATCHREQUEST']._serialized_start=2423
-  _globals['_GETBATCHREQUEST']._serialized_end=2458
-  _globals['_GETBATCHRESPONSE']._serialized_start=2460
-  _globals['_GETBATCHRESPONSE']._serialized_end=2522
-  _globals['_LISTBATCHESREQUEST']._serialized_start=2524
-  _globals['_LISTBATCHESREQUEST']._serialized_end=2583
-  _globals['_LISTBATCHESRESPONSE']._serialized_start=2585
-  _globals['_LISTBATCHESRESPONSE']._serialized_end=2677
-  _globals['_LISTBATCHITEMSREQUEST']._serialized_start=2679
-  _globals['_LISTBATCHITEMSREQUEST']._serialized_end=2759
-  _globals['_LISTBATCHITEMSRESPONSE']._serialized_start=2761
-  _globals['_LISTBATCHITEMSRESPONSE']._serialized_end=2858
-  _globals['_GETREPORTREQUEST']._serialized_start=2860
-  _globals['_GETREPORTREQUEST']._serialized_end=2930
-  _globals['_GETREPORTRESPONSE']._serialized_start=2933
-  _globals['_GETREPORTRESPONSE']._serialized_end=3063
-  _globals['_CANCELBATCHREQUEST']._serialized_start=3065
-  _globals['_CANCELBATCHREQUEST']._serialized_end=3103
-  _globals['_CANCELBATCHRESPONSE']._serialized_start=3105
-  _globals['_CANCELBATCHRESPONSE']._serialized_end=3170
-  _globals['_BATCHSERVICE']._serialized_start=3517
-  _globals['_BATCHSERVICE']._serialized_end=4228
+  _globals['_BEGINBATCH']._serialized_end=1498
+  _globals['_OFFERITEM']._serialized_start=1500
+  _globals['_OFFERITEM']._serialized_end=1561
+  _globals['_SEALBATCH']._serialized_start=1563
+  _globals['_SEALBATCH']._serialized_end=1574
+  _globals['_ITEMWANTED']._serialized_start=1576
+  _globals['_ITEMWANTED']._serialized_end=1588
+  _globals['_SUBMITBATCHRESPONSE']._serialized_start=1591
+  _globals['_SUBMITBATCHRESPONSE']._serialized_end=1925
+  _globals['_WATCHBATCHREQUEST']._serialized_start=1927
+  _globals['_WATCHBATCHREQUEST']._serialized_end=2046
+  _globals['_WATCHBATCHRESPONSE']._serialized_start=2049
+  _globals['_WATCHBATCHRESPONSE']._serialized_end=2230
+  _globals['_ITEMENDED']._serialized_start=2232
+  _globals['_ITEMENDED']._serialized_end=2336
+  _globals['_ITEMPROGRESS']._serialized_start=2338
+  _globals['_ITEMPROGRESS']._serialized_end=2418
+  _globals['_GETBATCHREQUEST']._serialized_start=2420
+  _globals['_GETBATCHREQUEST']._serialized_end=2455
+  _globals['_GETBATCHRESPONSE']._serialized_start=2457
+  _globals['_GETBATCHRESPONSE']._serialized_end=2519
+  _globals['_LISTBATCHESREQUEST']._serialized_start=2521
+  _globals['_LISTBATCHESREQUEST']._serialized_end=2580
+  _globals['_LISTBATCHESRESPONSE']._serialized_start=2582
+  _globals['_LISTBATCHESRESPONSE']._serialized_end=2674
+  _globals['_LISTBATCHITEMSREQUEST']._serialized_start=2676
+  _globals['_LISTBATCHITEMSREQUEST']._serialized_end=2756
+  _globals['_LISTBATCHITEMSRESPONSE']._serialized_start=2758
+  _globals['_LISTBATCHITEMSRESPONSE']._serialized_end=2855
+  _globals['_GETREPORTREQUEST']._serialized_start=2857
+  _globals['_GETREPORTREQUEST']._serialized_end=2927
+  _globals['_GETREPORTRESPONSE']._serialized_start=2930
+  _globals['_GETREPORTRESPONSE']._serialized_end=3060
+  _globals['_CANCELBATCHREQUEST']._serialized_start=3062
+  _globals['_CANCELBATCHREQUEST']._serialized_end=3100
+  _globals['_CANCELBATCHRESPONSE']._serialized_start=3102
+  _globals['_CANCELBATCHRESPONSE']._serialized_end=3167
+  _globals['_BATCHSERVICE']._serialized_start=3514
+  _globals['_BATCHSERVICE']._serialized_end=4225
 # @@protoc_insertion_point(module_scope)

@@ -318,7 +318,7 @@ class BeginBatch(google.protobuf.message.Message):
     TITLE_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     RETRY_FAILED_FIELD_NUMBER: builtins.int
-    RETRY_REPORTED_FIELD_NUMBER: builtins.int
+    RETRY_ENDED_FIELD_NUMBER: builtins.int
     batch_id: builtins.str
     """Batch.batch_id. The same id is the same batch, for ever after."""
     title: builtins.str
@@ -327,9 +327,9 @@ class BeginBatch(google.protobuf.message.Message):
     """Items that are offered again, and that were cancelled or failed for a reason that does not lie in the picture, are
     queued again: their old ends are forgotten and they end once more, with a sequence of their own.
     """
-    retry_reported: builtins.bool
-    """Items that are offered again and have their report are queued again too: the report is forgotten, and they end once
-    more. With options.analyze.skip_cache nothing of the earlier analysis is used.
+    retry_ended: builtins.bool
+    """Items that are offered again and have ended are queued again, whatever their end was: a report is forgotten, and
+    they end once more. With options.analyze.skip_cache nothing of the earlier analysis is used.
     """
     @property
     def options(self) -> Global___BatchOptions:
@@ -342,10 +342,10 @@ class BeginBatch(google.protobuf.message.Message):
         title: builtins.str = ...,
         options: Global___BatchOptions | None = ...,
         retry_failed: builtins.bool = ...,
-        retry_reported: builtins.bool = ...,
+        retry_ended: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_id", b"batch_id", "options", b"options", "retry_failed", b"retry_failed", "retry_reported", b"retry_reported", "title", b"title"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_id", b"batch_id", "options", b"options", "retry_ended", b"retry_ended", "retry_failed", b"retry_failed", "title", b"title"]) -> None: ...
 
 Global___BeginBatch: typing_extensions.TypeAlias = BeginBatch
 
