@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import grpc
@@ -14,11 +14,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
+from serving.access.access import Access
+from serving.access.gate import AccessConfig
+from serving.access.tls import TlsConfig
 from serving.address import SocketLock, address_faults, socket_path
+from serving.around import Around
 from serving.channel import MAX_MESSAGE_BYTES
 from serving.errors import ExitCode, MaifsError, Reason
 from serving.gpu.report import PinReport, current_pin, health_names, publish
 from serving.interceptor import ServiceInterceptor
+from serving.metrics.config import MetricsConfig
+from serving.metrics.listener import Exposition
+from serving.metrics.registry import ServiceMetrics
 from serving.notify import Notifier, beside
 
 _log = logging.getLogger(__name__)
@@ -34,7 +41,13 @@ class ServerConfig:
     """How a service listens."""
 
     address: str
-    """"unix:/absolute/path" or "host:port" on loopback."""
+    """"unix:/absolute/path", or "host:port" with TLS."""
+    insecure: bool = False
+    """Whether "host:port" on loopback is served without TLS."""
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    """Certificates of a TCP listener."""
+    access: AccessConfig = field(default_factory=AccessConfig)
+    """Who may call."""
     drain_grace_s: float = 20.0
     """Seconds that calls in progress have to end after SIGTERM."""
     reflection: bool = True
@@ -44,10 +57,12 @@ class ServerConfig:
     log_style: str = "auto"
     """"text", "json", "journal" (systemd's, with searchable fields), or "auto": text on a terminal, the journal where
     standard error goes there, JSON otherwise."""
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    """Where it shows its metrics."""
 
     def faults(self) -> list[str]:
         """See serving.config."""
-        found = address_faults(self.address)
+        found = address_faults(self.address, tls=self.tls.enabled, insecure=self.insecure)
         if self.drain_grace_s < 0:
             found.append(f"drain_grace_s = {self.drain_grace_s}: must be at least 0")
         if self.log_level not in {"debug", "info", "warning", "error"}:
@@ -93,6 +108,15 @@ class Watched(Protocol):
         """Returns when all parts work; raises MaifsError, or does not return, when one hangs."""
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """A service that counts what it does."""
+
+    @property
+    def metrics(self) -> ServiceMetrics:
+        """Its own metrics, with those that every service has."""
+
+
 class Pin(Protocol):
     """What keeps the process on its GPUs; see serving.gpu.session."""
 
@@ -103,7 +127,9 @@ class Pin(Protocol):
         """State at this moment. Called in a thread."""
 
 
-async def serve(service: Service, config: ServerConfig, pin: Pin | None = None) -> ExitCode:
+async def serve(
+    service: Service, config: ServerConfig, pin: Pin | None = None, access: Access | None = None
+) -> ExitCode:
     """Runs a service until SIGTERM, SIGINT or a fatal failure.
 
     Health is NOT_SERVING until `start` has returned, and again from the first signal on. Calls in progress then have
@@ -113,31 +139,40 @@ async def serve(service: Service, config: ServerConfig, pin: Pin | None = None) 
         service: what to run.
         config: where it listens.
         pin: the GPUs that the process has claimed; none when not given.
+        access: what guards the listener; made of `config` when not given.
 
     Returns:
         OK after a signal; the reason's exit code after a failure, which is logged.
     """
+    access = access or Access(config.tls, config.access, "service")
     stop_signal = _signal_event()
     path = socket_path(config.address)
     lock = SocketLock(path) if path else None
     notifier = Notifier.from_environment()
-    server = grpc.aio.server(interceptors=[ServiceInterceptor()], options=_server_options())
+    metrics = service.metrics if isinstance(service, Measured) else ServiceMetrics()
+    exposition = Exposition(config.metrics, metrics.text)
+    interceptors = [Around(metrics.request), ServiceInterceptor(), access.interceptor]
+    server = grpc.aio.server(interceptors=interceptors, options=_server_options())
     health = health_aio.HealthServicer()
     try:
         if lock:
             lock.acquire()
-        await _open(server, service, health, config)
+        await exposition.open()
+        await _open(server, service, health, config, access)
         async with notifier.starting():
             await _start(service, health, stop_signal, pin)
         if not stop_signal.is_set():
             notifier.ready(_note(pin))
+            metrics.serving.set(1)
         check_alive = service.check_alive if isinstance(service, Watched) else _alive
-        async with notifier.guarded(check_alive), beside(_watch_pin(pin, health, notifier) if pin else None):
+        watching = beside(_watch_pin(pin, health, notifier) if pin else None)
+        async with notifier.guarded(check_alive), watching, beside(access.keep_fresh()):
             failure = await _until_over(service, stop_signal)
     except MaifsError as error:
         failure = error
     if failure:
         _log.error("%s", failure, extra={"reason": failure.reason.name})
+    metrics.serving.set(0)
     notifier.stopping(str(failure) if failure else "draining", config.drain_grace_s)
     await _set_health(health, service, _NOT_SERVING)
     if isinstance(service, Draining):
@@ -145,6 +180,7 @@ async def serve(service: Service, config: ServerConfig, pin: Pin | None = None) 
     _log.info("draining", extra={"grace_s": config.drain_grace_s})
     await server.stop(config.drain_grace_s if not failure else min(config.drain_grace_s, _FAILURE_GRACE_S))
     await service.stop()
+    await exposition.close()
     if lock:
         lock.release()
     _log.info("stopped")
@@ -169,7 +205,11 @@ def _signal_event() -> asyncio.Event:
 
 
 async def _open(
-    server: grpc.aio.Server, service: Service, health: health_aio.HealthServicer, config: ServerConfig
+    server: grpc.aio.Server,
+    service: Service,
+    health: health_aio.HealthServicer,
+    config: ServerConfig,
+    access: Access,
 ) -> None:
     service.register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -178,7 +218,7 @@ async def _open(
         names = (*service.grpc_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     try:
-        server.add_insecure_port(config.address)
+        access.listen(server, config.address)
     except RuntimeError as error:
         raise MaifsError(
             Reason.ADDRESS_IN_USE,
@@ -189,7 +229,7 @@ async def _open(
     if path:
         path.chmod(0o660)
     await server.start()
-    _log.info("listening", extra={"address": config.address})
+    _log.info("listening", extra={"address": config.address, **access.summary})
 
 
 async def _start(

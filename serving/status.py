@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -56,6 +58,14 @@ _TRANSPORT_REASONS = {
     grpc.StatusCode.CANCELLED: Reason.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.QUEUE_FULL,
 }
+
+
+def reason_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> Reason | None:
+    """The reason in the trailing metadata of a call; None where they carry none of ours."""
+    for key, value in metadata or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            return from_status(status_pb2.Status.FromString(value)).reason
+    return None
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> MaifsError:
