@@ -13,6 +13,7 @@ import grpc
 from coordinator.backends.backend import Backend, digest_of
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
 from serving.channel import open_channel
+from serving.channel_security import ChannelSecurity
 from serving.errors import MaifsError, Reason
 from serving.requests import outgoing_metadata
 from serving.status import from_rpc_error
@@ -51,12 +52,19 @@ class Generation:
     output_tokens: int
 
 
+class _Silent(MaifsError):
+    """Not even a question that needs no work was answered in all the time that there is for it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.DEADLINE_EXCEEDED, message)
+
+
 class LlmClient:
     """Calls to the language-model service at one address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: ChannelSecurity | None = None) -> None:
         self.address = address
-        self.channel = open_channel(address)
+        self.channel = open_channel(address, security)
         self._stub: llm_pb2_grpc.LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.channel)
         self._peer = f"The language-model service at {address}"
         self._model: llm_pb2.GetModelInfoResponse | None = None
@@ -122,7 +130,8 @@ class LlmClient:
             try:
                 self._model = await self.info()
             except grpc.aio.AioRpcError as error:
-                raise self._explained(error, _INFO_TIMEOUT_S) from error
+                known = self._explained(error, _INFO_TIMEOUT_S)
+                raise _Silent(known.message) if known.reason is Reason.DEADLINE_EXCEEDED else known from error
         return self._model
 
     @property
@@ -214,7 +223,8 @@ def watched(backend: Backend[LlmClient], timeout_s: float) -> Iterator[None]:
         else:
             unanswered = True
         silent_s = clock() - max(start, backend.client.last_progress)
-        if unanswered and (clock() - start >= 0.99 * timeout_s or silent_s >= SILENCE_S):
+        had_its_time = isinstance(error, _Silent) or clock() - start >= 0.99 * timeout_s
+        if unanswered and (had_its_time or silent_s >= SILENCE_S):
             backend.timed_out()
         raise
     backend.succeeded()

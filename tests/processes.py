@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -32,12 +32,18 @@ class ServiceProcess:
     """A service started by `python -m MODULE`; killed at the end whatever happens."""
 
     def __init__(
-        self, module: str, address: str, *arguments: str, log: Path, env: dict[str, str] | None = None
+        self,
+        module: str,
+        address: str,
+        *arguments: str,
+        log: Path,
+        env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.address, self.log = address, log
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "--address", address, *arguments],
+                [*prefix, sys.executable, "-m", module, "--address", address, *arguments],
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
