@@ -34,12 +34,14 @@ class Plan:
     """What to start."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Of the coordinator, beyond addresses."""
+    """Of the coordinator, beyond addresses; {folder} stands for a folder of its own."""
     proxied: bool = False
     """Whether Envoy stands between."""
     vision_s: float = 0.02
     llm_s: float = 0.02
     map_bytes: int = 0
+    vision: Sequence[str] = ()
+    """Module and arguments of a vision service in place of the simulated one."""
     prefix: Sequence[str] = ()
     """Command that runs the coordinator, e.g. in another namespace."""
     env: Mapping[str, str] | None = None
@@ -71,22 +73,26 @@ class Stack:
         log = self.folder / f"{name}.log"
         if log.exists():
             log.rename(self.folder / f"{name}.{len(list(self.folder.glob(f'{name}*.log')))}.log")
+        module, *arguments = self._command(name)
+        prefix = self.plan.prefix if name == "coordinator" else ()
         environment = dict(self.plan.env) if self.plan.env else None
-        if name == "coordinator":
-            seen = self.proxy.addresses if self.proxy else self.addresses
-            settings = {"vision_address": seen["vision"], "llm_address": seen["llm"], "cache_bytes": "0"}
-            settings = {**settings, "second_look": "false", **self.plan.settings}
-            arguments = [text for key, value in settings.items() for text in ("--set", f"{key}={value}")]
-            process = ServiceProcess(
-                "coordinator", self.addresses[name], *arguments, log=log, env=environment, prefix=self.plan.prefix
-            )
-        else:
-            seconds = self.plan.vision_s if name == "vision" else self.plan.llm_s
-            arguments = [name, "--seconds", str(seconds), "--map-bytes", str(self.plan.map_bytes)]
-            module = "tests.faults.simulated_service"
-            process = ServiceProcess(module, self.addresses[name], *arguments, log=log, env=environment)
+        process = ServiceProcess(module, self.addresses[name], *arguments, log=log, env=environment, prefix=prefix)
         self.processes[name] = process
         return process
+
+    def _command(self, name: str) -> list[str]:
+        plan = self.plan
+        if name == "coordinator":
+            seen = self.proxy.addresses if self.proxy else self.addresses
+            given = {key: value.format(folder=self.folder) for key, value in plan.settings.items()}
+            settings = {"vision_address": seen["vision"], "llm_address": seen["llm"], "cache_bytes": "0"}
+            settings = {**settings, "second_look": "false", **given}
+            return ["coordinator", *(text for key, value in settings.items() for text in ("--set", f"{key}={value}"))]
+        if name == "vision" and plan.vision:
+            return list(plan.vision)
+        seconds = plan.vision_s if name == "vision" else plan.llm_s
+        size = str(plan.map_bytes)
+        return ["tests.faults.simulated_service", name, "--seconds", str(seconds), "--map-bytes", size]
 
     def signal(self, name: str, number: int) -> None:
         """Sends a signal to a service."""
