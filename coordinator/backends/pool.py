@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic
@@ -22,6 +22,7 @@ _STATUS_ADVICE = "See that it runs (coordinator-cli status)."
 class _Waiter(Generic[C]):
     turn: Turn
     backend: asyncio.Future[Backend[C]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
 
 class Pool(Generic[C]):
@@ -32,12 +33,13 @@ class Pool(Generic[C]):
 
         Args:
             name: of the service, for messages, e.g. "The vision service".
-            backends: at least one.
+            backends: those known from the start.
         """
         self.name, self.backends = name, tuple(backends)
         self._queue: FairQueue[_Waiter[C]] = FairQueue()
         self._changed = asyncio.Event()
-        self._watches: list[asyncio.Task[None]] = []
+        self._watches: dict[Backend[C], asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         for backend in self.backends:
             backend.on_change = self._on_change
 
@@ -46,9 +48,45 @@ class Pool(Generic[C]):
         """Those that wait for their turn."""
         return len(self._queue)
 
+    def oldest_waiting_s(self) -> float:
+        """For how long the first of those has waited; 0 when nobody does."""
+        now = asyncio.get_running_loop().time()
+        return max((now - waiter.since for waiter in self._queue.firsts()), default=0.0)
+
     def start(self) -> None:
         """Begins to watch the backends' health."""
-        self._watches = [asyncio.ensure_future(watch(backend)) for backend in self.backends]
+        self._watches = {backend: asyncio.ensure_future(watch(backend)) for backend in self.backends}
+
+    def replace(self, addresses: Collection[str], make: Callable[[str], Backend[C]]) -> None:
+        """Has exactly the backends at these addresses from now on; those that are known already stay as they are.
+
+        One that is no longer named gets no more work, ends what it has, and is then closed. Call it after `start`.
+
+        Args:
+            addresses: where they are.
+            make: makes a backend that is new.
+        """
+        gone = [backend for backend in self.backends if backend.address not in addresses]
+        kept = {backend.address: backend for backend in self.backends if backend not in gone}
+        self.backends = tuple(kept.get(address) or make(address) for address in addresses)
+        for backend in self.backends:
+            if backend not in self._watches:
+                backend.on_change = self._on_change
+                self._watches[backend] = asyncio.ensure_future(watch(backend))
+        for backend in gone:
+            self._close_if_idle(backend)
+        self._on_change()
+
+    def _close_if_idle(self, backend: Backend[C]) -> None:
+        """Closes a backend that was taken out once its last call has ended."""
+        if backend not in self.backends and not backend.open_calls:
+            task = asyncio.ensure_future(self._close(backend))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close(self, backend: Backend[C]) -> None:
+        await cancelled(self._watches.pop(backend, None))
+        await backend.close()
 
     def identities(self) -> frozenset[str]:
         """What the backends said of their versions when they were last seen serving."""
@@ -87,6 +125,7 @@ class Pool(Generic[C]):
 
     def _release(self, backend: Backend[C]) -> None:
         backend.open_calls -= 1
+        self._close_if_idle(backend)
         self._serve()
 
     def _on_change(self) -> None:
@@ -112,9 +151,8 @@ class Pool(Generic[C]):
 
     def _refusal(self) -> MaifsError:
         told = "; ".join(f"{backend.address}: {backend.suspended}" for backend in self.backends)
-        return MaifsError(
-            Reason.BACKEND_UNAVAILABLE, f"{self.name} gets no work until it answers a probe ({told}).", _STATUS_ADVICE
-        )
+        what = f"gets no work until it answers a probe ({told})" if told else "has no address at this moment"
+        return MaifsError(Reason.BACKEND_UNAVAILABLE, f"{self.name} {what}.", _STATUS_ADVICE)
 
     async def wait_serving(self, timeout_s: float) -> None:
         """Waits until a backend serves.
@@ -141,7 +179,6 @@ class Pool(Generic[C]):
 
     async def close(self) -> None:
         """Ends the watching and closes the connections."""
-        for task in self._watches:
-            await cancelled(task)
-        for backend in self.backends:
-            await backend.close()
+        await asyncio.gather(*self._closing)
+        for backend in {*self.backends, *self._watches}:
+            await self._close(backend)

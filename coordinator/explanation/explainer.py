@@ -55,12 +55,16 @@ class Explainer:
         self._words, self._llm = words, llm
         self.language = words.language
         self._timeout_s, self._max_tokens = timeout_s, max_tokens
-        backends = llm.backends if llm else ()
-        self._warmers = {b.address: PrefixWarmer(b.client, prefix(words.language)) for b in backends}
+        self._warmers: dict[LlmClient, PrefixWarmer] = {}
 
     def warm(self) -> list[asyncio.Task[float]]:
         """Begins to warm the prompt's constant part wherever it is not warm; see PrefixWarmer.start."""
+        clients = [backend.client for backend in self._llm.backends] if self._llm else []
+        self._warmers = {client: self._warmer(client) for client in clients}
         return [task for warmer in self._warmers.values() if (task := warmer.start()) is not None]
+
+    def _warmer(self, client: LlmClient) -> PrefixWarmer:
+        return self._warmers.get(client) or PrefixWarmer(client, prefix(self._words.language))
 
     async def explain(
         self,
@@ -116,9 +120,9 @@ class Explainer:
                 except MaifsError as error:
                     if error.reason is Reason.BACKEND_UNAVAILABLE:
                         backend.client.forget_model()
-                        self._warmers[backend.address].lost()
+                        self._warmer(backend.client).lost()
                     raise
-            self._warmers[backend.address].learn(generation)
+            self._warmer(backend.client).learn(generation)
             return _Answered(parse_answer(generation.text), model, backend.identity)
 
     async def _generate(self, client: LlmClient, case: Case, timeout_s: float, turn: Turn) -> Generation:
