@@ -17,6 +17,7 @@ from coordinator.backends.backend import digest_of
 from maifs.common.v1 import finding_pb2, image_pb2
 from maifs.vision.v1 import vision_pb2, vision_pb2_grpc
 from serving.channel import CHUNK_BYTES, INLINE_BYTES, open_channel
+from serving.channel_security import ChannelSecurity
 from serving.encoded import Encoded
 from serving.errors import MaifsError, Reason
 from serving.requests import outgoing_metadata
@@ -50,9 +51,9 @@ VisionEvent = finding_pb2.ToolResult | vision_pb2.VisionResult
 class VisionClient:
     """Calls to the vision service at one address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: ChannelSecurity | None = None) -> None:
         self.address = address
-        self.channel = open_channel(address)
+        self.channel = open_channel(address, security)
         self._stub: vision_pb2_grpc.VisionServiceAsyncStub = vision_pb2_grpc.VisionServiceStub(self.channel)
         self._peer = f"The vision service at {address}"
 

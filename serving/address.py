@@ -1,4 +1,4 @@
-"""Addresses to listen on: UNIX sockets and loopback TCP, each bound by one process at a time."""
+"""Addresses to listen on: UNIX sockets and TCP, each bound by one process at a time."""
 
 from __future__ import annotations
 
@@ -17,26 +17,39 @@ def socket_path(address: str) -> Path | None:
     return Path(address.removeprefix(_UNIX)) if address.startswith(_UNIX) else None
 
 
-def address_faults(address: str) -> list[str]:
-    """What is wrong with an address to listen on; empty when nothing is."""
+def address_faults(address: str, *, tls: bool = False, insecure: bool = False) -> list[str]:
+    """What is wrong with an address to listen on; empty when nothing is.
+
+    Args:
+        address: "unix:/absolute/path" or "host:port".
+        tls: whether the listener has a certificate.
+        insecure: whether loopback may be listened on in the clear.
+    """
     path = socket_path(address)
     if path is not None:
         if not path.is_absolute():
             return [f"address = {address!r}: the path of a UNIX socket must be absolute"]
         if len(os.fsencode(path)) > 107:
             return [f"address = {address!r}: a UNIX socket's path holds at most 107 bytes"]
-        return []
+        return ["tls and insecure are for TCP; a UNIX socket is guarded by its permissions"] if tls or insecure else []
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         return [f"address = {address!r}: expected unix:/absolute/path or host:port"]
-    if not _is_loopback(host.strip("[]")):
+    if tls and insecure:
+        return ["tls and insecure exclude each other"]
+    if insecure and not is_loopback(address):
+        return [f"address = {address!r}: insecure is for loopback alone, e.g. 127.0.0.1:{port}"]
+    if not tls and not insecure:
         return [
-            f"address = {address!r}: without TLS only loopback is served; use unix:/path, 127.0.0.1:PORT or a tunnel"
+            f"address = {address!r}: TCP needs TLS: set tls.certificate_file and tls.key_file; or use unix:/path; "
+            "or, for loopback alone, --insecure"
         ]
     return []
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether "host:port" reaches this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from serving.access.audit import audit, who
 from serving.errors import MaifsError, Reason
 from serving.requests import current_request_id, request_id_from
 from serving.status import abort
@@ -18,6 +20,7 @@ from serving.wire import unreadable
 
 _log = logging.getLogger(__name__)
 _QUIET = ("/grpc.health.", "/grpc.reflection.")
+"""Methods that are logged only when they are refused or fail."""
 
 _STREAMING = {
     True: ("stream_stream", grpc.stream_stream_rpc_method_handler),
@@ -40,7 +43,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         """See grpc.aio.ServerInterceptor."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if handler is None or method.startswith(_QUIET):
+        if handler is None:
             return handler
         wrap: Callable[[Any, str], Any] = _wrap_stream if handler.response_streaming else _wrap_unary
         attribute, make = (_STREAMING if handler.response_streaming else _UNARY)[handler.request_streaming]
@@ -80,7 +83,11 @@ def _wrap_stream(
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         async with _Guard(method, context):
-            async for response in inner(_readable(request), context):
+            responses = inner(_readable(request), context)
+            if inspect.isawaitable(responses):  # writes to the context itself, as grpc's own health service does
+                await responses
+                return
+            async for response in responses:
                 yield response
 
     return call
@@ -106,9 +113,12 @@ class _Guard:
         return False
 
     def _log_end(self, error: BaseException | None, known: MaifsError | None) -> None:
+        if known is None and self._method.startswith(_QUIET):
+            return
         outcome = "OK" if error is None else known.reason.name if known else type(error).__name__
         seconds = round(time.perf_counter() - self._start, 4)
-        extra = {"method": self._method, "outcome": outcome, "seconds": seconds}
+        extra = {"method": self._method, "outcome": outcome, "seconds": seconds, **who(self._context)}
+        audit(extra)
         unexpected = known is not None and known.reason is Reason.INTERNAL
         _log.log(
             logging.ERROR if unexpected else logging.INFO, "call", extra=extra, exc_info=error if unexpected else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from serving.journal import JournalHandler, under_journal
 from serving.requests import current_request_id
+from serving.trace_context import current_trace_id
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "vllm_process_name"}
 
@@ -19,11 +20,17 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     return {k: v for k, v in vars(record).items() if k not in _STANDARD and not k.startswith("_")}
 
 
-class _RequestIdFilter(logging.Filter):
+class RequestIdFilter(logging.Filter):
+    """Adds the id of the request that is being served, and of its trace where it belongs to one."""
+
     def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
         request_id = current_request_id.get()
         if request_id and not hasattr(record, "request_id"):
             record.request_id = request_id
+        trace_id = current_trace_id()
+        if trace_id:
+            record.trace_id = trace_id
         return True
 
 
@@ -82,7 +89,7 @@ def configure_logs(service: str, level: str, style: str) -> None:
             JSON otherwise.
     """
     handler = _handler(service, style)
-    handler.addFilter(_RequestIdFilter())
+    handler.addFilter(RequestIdFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("PIL", "matplotlib", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from serving import __version__
+from serving.access.access import Access
 from serving.config import load_config, render_config
 from serving.errors import ExitCode, MaifsError
 from serving.gpu.session import GpuConfig, open_session
 from serving.logs import configure_logs
 from serving.server import ServerConfig, Service, serve
+from serving.tracing import close_tracing, configure_tracing
 
 
 class HasServer(Protocol):
@@ -53,19 +55,25 @@ def run_service(
     overrides = dict(_pair(text) for text in arguments.set)
     if arguments.address:
         overrides["server.address"] = arguments.address
+    if arguments.insecure:
+        overrides["server.insecure"] = "true"
     try:
         config = load_config(config_type, section, path=arguments.config, overrides=overrides)
         if arguments.print_config:
             sys.stdout.write(render_config(config, section))
             return ExitCode.OK
         configure_logs(name, config.server.log_level, config.server.log_style)
+        configure_tracing(name, config.server.tracing)
         gpus = open_session(getattr(config, "gpu", GpuConfig()))
+        access = Access(config.server.tls, config.server.access, name)
         service = build(config)
     except MaifsError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.reason.exit_code
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(serve(service, config.server, gpus))
+        code = runner.run(serve(service, config.server, gpus, access))
+    close_tracing()
+    return code
 
 
 def _parser(name: str, section: str, description: str) -> argparse.ArgumentParser:
@@ -77,7 +85,8 @@ def _parser(name: str, section: str, description: str) -> argparse.ArgumentParse
         "Exit codes: 0 stopped by a signal, 2 configuration or address, 3 a part it needs is gone, 4 internal.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file (default: $MAIFS_CONFIG, else none)")
-    parser.add_argument("--address", help="listen on unix:/absolute/path or 127.0.0.1:PORT")
+    parser.add_argument("--address", help="listen on unix:/absolute/path, or on HOST:PORT with server.tls set")
+    parser.add_argument("--insecure", action="store_true", help="listen on loopback TCP without TLS")
     parser.add_argument(
         "--set",
         action="append",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import typer
@@ -13,14 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.cli.common import EPILOG, Address, run_or_exit
-from coordinator.cli.status import address_of
+from coordinator.cli.journal import (
+    ReportsFolder,
+    all_batches,
+    all_items,
+    coordinators_journal,
+    find_batch,
+    open_journal,
+)
 from coordinator.render.document import to_json, verdict_name
 from coordinator.render.phrases import printable
-from maifs.coordinator.v1 import batch_pb2, batch_pb2_grpc
-from serving.channel import open_channel
-from serving.errors import MaifsError, Reason
+from maifs.coordinator.v1 import batch_pb2
 from serving.requests import outgoing_metadata
-from serving.status import from_rpc_error, from_status
+from serving.status import from_status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,66 +34,7 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
 BatchName = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id, or the beginning of it.")]
 
-_TIMEOUT_S = 10.0
-_PAGE = 1000
 _PIPE_WIDTH = 5000
-
-
-@asynccontextmanager
-async def batches(address: str | None) -> AsyncIterator[batch_pb2_grpc.BatchServiceAsyncStub]:
-    """The service; errors of calls in the context become MaifsError."""
-    import grpc
-
-    where = address_of(address)
-    async with open_channel(where) as channel:
-        try:
-            yield batch_pb2_grpc.BatchServiceStub(channel)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                raise MaifsError(Reason.NO_JOURNAL, f"The coordinator at {where} takes no batches.") from error
-            raise from_rpc_error(error, f"The coordinator at {where}") from error
-
-
-async def all_batches(stub: batch_pb2_grpc.BatchServiceAsyncStub) -> AsyncIterator[batch_pb2.Batch]:
-    """The newest first."""
-    token = ""
-    while True:
-        request = batch_pb2.ListBatchesRequest(page_size=_PAGE, page_token=token)
-        answer = await stub.ListBatches(request, timeout=_TIMEOUT_S, metadata=outgoing_metadata())
-        for batch in answer.batches:
-            yield batch
-        if not (token := answer.next_page_token):
-            return
-
-
-async def find_batch(stub: batch_pb2_grpc.BatchServiceAsyncStub, name: str) -> batch_pb2.Batch:
-    """The batch of this id, or the only one whose id begins so.
-
-    Raises:
-        MaifsError: UNKNOWN_BATCH; INVALID_REQUEST when several begin so.
-    """
-    found = [batch async for batch in all_batches(stub) if batch.batch_id.startswith(name)]
-    exact = [batch for batch in found if batch.batch_id == name]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
-    if found:
-        names = ", ".join(batch.batch_id for batch in found[:5])
-        raise MaifsError(Reason.INVALID_REQUEST, f"{len(found)} batches begin with {name!r}: {names}.", "Say more.")
-    raise MaifsError(
-        Reason.UNKNOWN_BATCH, f"There is no batch {name!r}.", "`coordinator-cli batch list` shows those that there are."
-    )
-
-
-async def all_items(stub: batch_pb2_grpc.BatchServiceAsyncStub, batch_id: str) -> AsyncIterator[batch_pb2.BatchItem]:
-    """By position."""
-    token = ""
-    while True:
-        request = batch_pb2.ListBatchItemsRequest(batch_id=batch_id, page_size=_PAGE, page_token=token)
-        answer = await stub.ListBatchItems(request, timeout=_TIMEOUT_S, metadata=outgoing_metadata())
-        for item in answer.items:
-            yield item
-        if not (token := answer.next_page_token):
-            return
 
 
 def batch_document(batch: batch_pb2.Batch) -> dict[str, object]:
@@ -152,12 +96,12 @@ def _counts(batch: batch_pb2.Batch) -> str:
 
 
 @app.command("list", epilog=EPILOG)
-def list_batches(address: Address = None, as_json: AsJson = False) -> None:
+def list_batches(address: Address = None, folder: ReportsFolder = None, as_json: AsJson = False) -> None:
     """List the batches, the newest first."""
 
     async def fetch() -> list[batch_pb2.Batch]:
-        async with batches(address) as stub:
-            return [batch async for batch in all_batches(stub)]
+        async with open_journal(address, folder) as journal:
+            return [batch async for batch in all_batches(journal)]
 
     found = run_or_exit(fetch())
     if as_json:
@@ -173,13 +117,13 @@ def list_batches(address: Address = None, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=EPILOG)
-def show(name: BatchName, address: Address = None, as_json: AsJson = False) -> None:
+def show(name: BatchName, address: Address = None, folder: ReportsFolder = None, as_json: AsJson = False) -> None:
     """Show a batch and its pictures."""
 
     async def fetch() -> tuple[batch_pb2.Batch, list[batch_pb2.BatchItem]]:
-        async with batches(address) as stub:
-            batch = await find_batch(stub, name)
-            return batch, [item async for item in all_items(stub, batch.batch_id)]
+        async with open_journal(address, folder) as journal:
+            batch = await find_batch(journal, name)
+            return batch, [item async for item in all_items(journal, batch.batch_id)]
 
     batch, items = run_or_exit(fetch())
     if as_json:
@@ -207,11 +151,8 @@ def cancel(name: BatchName, address: Address = None) -> None:
     """End the pictures of a batch that have not ended; reports that exist are kept."""
 
     async def work() -> batch_pb2.Batch:
-        async with batches(address) as stub:
-            batch = await find_batch(stub, name)
-            request = batch_pb2.CancelBatchRequest(batch_id=batch.batch_id)
-            answer = await stub.CancelBatch(request, timeout=_TIMEOUT_S, metadata=outgoing_metadata())
-            return answer.batch
+        async with coordinators_journal(address) as journal:
+            return await journal.cancel((await find_batch(journal, name)).batch_id)
 
     batch = run_or_exit(work())
     typer.echo(f"{batch.batch_id} is cancelled: {_counts(batch)}. The same `analyze` goes on with it.")
@@ -222,10 +163,10 @@ def watch(name: BatchName, address: Address = None, as_json: AsJson = False) -> 
     """Follow a batch: a line for each picture that has ended, from the first on, until all have."""
 
     async def follow() -> None:
-        async with batches(address) as stub:
-            batch = await find_batch(stub, name)
+        async with coordinators_journal(address) as journal:
+            batch = await find_batch(journal, name)
             request = batch_pb2.WatchBatchRequest(batch_id=batch.batch_id, skip_reports=True)
-            async for response in stub.WatchBatch(request, metadata=outgoing_metadata()):
+            async for response in journal.stub.WatchBatch(request, metadata=outgoing_metadata()):
                 _print_event(response, as_json)
 
     run_or_exit(follow())

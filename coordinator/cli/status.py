@@ -8,10 +8,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.client.connection import connect
 from coordinator.client.target import ADDRESS_VARIABLE, DEFAULT_ADDRESS, status_of
 from coordinator.render.phrases import file_size, printable
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
-from serving.channel import open_channel
 from serving.gpu.report import STATES
 
 _STATES = {
@@ -34,7 +34,7 @@ async def fetch(address: str) -> coordinator_pb2.GetStatusResponse:
     Raises:
         MaifsError: BACKEND_UNAVAILABLE.
     """
-    async with open_channel(address) as channel:
+    async with connect(address) as channel:
         return await status_of(coordinator_pb2_grpc.CoordinatorServiceStub(channel), address, patience_s=3.0)
 
 

@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.cli import status as view
+from coordinator.client.connection import connect
 from coordinator.client.target import status_of
 from coordinator.render.document import to_json
 from coordinator.render.phrases import file_size, printable
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
-from serving.channel import open_channel
 from serving.errors import MaifsError, Reason
 from serving.gpu.inventory import Gpu, take_inventory
 from serving.gpu.nvml import NvmlCallError, NvmlUnavailableError
@@ -50,7 +50,7 @@ async def samples(address: str, interval_s: float) -> AsyncIterator[Sample]:
     clock = asyncio.get_running_loop().time
     before: tuple[float, int] | None = None
     first = True
-    async with open_channel(address) as channel:
+    async with connect(address) as channel:
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
         while True:
             began = clock()

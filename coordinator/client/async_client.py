@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from coordinator.client.connection import security as given_or_environment
 from coordinator.client.pictures import Picture, Sendable, as_picture
 from coordinator.client.report import Outcome, Report
 from coordinator.client.stream import Event, Failed, Reported, RunOptions, StreamRun
@@ -14,6 +15,7 @@ from coordinator.client.target import choose, find_model, status_of
 from coordinator.embedded import EmbeddedOptions, EmbeddedServices, ServiceName, StateListener, embedded_services
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from serving.channel import open_channel
+from serving.channel_security import ChannelSecurity
 from serving.errors import MaifsError
 
 DEFAULT_CONCURRENCY = 8
@@ -55,6 +57,7 @@ class AsyncClient:
         options: Options | None = None,
         on_service: StateListener = lambda name, state, elapsed_s: None,
         service_settings: Mapping[ServiceName, Mapping[str, str]] | None = None,
+        security: ChannelSecurity | None = None,
     ) -> None:
         """Does nothing yet.
 
@@ -64,8 +67,11 @@ class AsyncClient:
             options: how to analyse.
             on_service: hears of the services that the client starts.
             service_settings: of those services, as for --set.
+            security: authorities, certificate, token; what MAIFS_CA_FILE, MAIFS_TOKEN_FILE and their like say when not
+                given (docs/client.md).
         """
         self._service_settings = service_settings or {}
+        self._security = security
         self._wanted_address, self.options, self._on_service = address, options or Options(), on_service
         self._exits = contextlib.AsyncExitStack()
         self._services: EmbeddedServices | None = None
@@ -83,7 +89,9 @@ class AsyncClient:
         """
         async with self._exits:
             self.address = (await choose(self._wanted_address)).address or await self._start_services()
-            channel = await self._exits.enter_async_context(open_channel(self.address))
+            channel = await self._exits.enter_async_context(
+                open_channel(self.address, self._security or given_or_environment())
+            )
             self._stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
             self._limits = (await status_of(self._stub, self.address)).limits
             self._exits = self._exits.pop_all()  # nothing failed: leave open what was opened

@@ -28,6 +28,7 @@ UPLOADS = 4
 """Pictures that are read and sent at a time."""
 MAX_TRIES = 6
 """Times that a picture is offered when the coordinator's disk is full; a full queue is waited for without limit."""
+_WAIT_FOR = {Reason.QUEUE_FULL, Reason.QUOTA_EXCEEDED}
 _LONGEST_NAME = 4096
 
 
@@ -141,7 +142,7 @@ class BatchSubmit:
                     await self._events.put(Known(index, item))
                     return
                 error = from_status(answer.refused)
-                if error.retry_after_s <= 0 or (error.reason is not Reason.QUEUE_FULL and tries >= MAX_TRIES):
+                if error.retry_after_s <= 0 or (error.reason not in _WAIT_FOR and tries >= MAX_TRIES):
                     raise error
                 tries += 1
                 await asyncio.sleep(error.retry_after_s)

@@ -13,6 +13,7 @@ from coordinator.client.async_client import DEFAULT_CONCURRENCY, AsyncClient, In
 from coordinator.client.pictures import Picture, Sendable
 from coordinator.client.report import Outcome, Report
 from maifs.coordinator.v1 import coordinator_pb2
+from serving.channel_security import ChannelSecurity
 
 T = TypeVar("T")
 
@@ -23,9 +24,15 @@ class Client:
     May be used by several threads at a time.
     """
 
-    def __init__(self, address: str | None = None, *, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        options: Options | None = None,
+        security: ChannelSecurity | None = None,
+    ) -> None:
         """See AsyncClient."""
-        self._client = AsyncClient(address, options=options)
+        self._client = AsyncClient(address, options=options, security=security)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import uvicorn
 
 from coordinator.client import AsyncClient, Options
+from coordinator.client.connection import connect
 from coordinator.embedded import StateListener
 from coordinator.render.labels import Labels
 from coordinator.ui.access import Access
 from coordinator.ui.app import Ui, create_app
 from coordinator.ui.batches import Batches
 from coordinator.ui.pictures import Pictures
-from serving.channel import open_channel
 from serving.errors import MaifsError, Reason
 
 LOOPBACK = "127.0.0.1"
@@ -58,7 +58,7 @@ async def serve(settings: UiSettings, on_url: Callable[[str], None], on_service:
         access = Access(listener.getsockname()[1])
         async with (
             _client(settings, on_service) as client,
-            open_channel(client.address) as channel,
+            connect(client.address) as channel,
         ):
             pictures = Pictures(client, Path(folder))
             ui = Ui(pictures, Batches(channel, client.address), Labels(settings.lang), client.max_image_bytes)

@@ -80,6 +80,10 @@ def _health(unit: Unit, snapshot: Snapshot) -> Iterator[Finding]:
         text = f"{unit.name} does not let this user in: its health was not checked."
         yield Finding(Severity.NOTE, "HEALTH_UNKNOWN", text, "Run this as root, or join the group maifs.")
         return
+    if health is Health.UNTRUSTED:
+        text = f"{unit.name} shows a certificate that is not trusted here: its health was not checked."
+        yield Finding(Severity.NOTE, "HEALTH_UNKNOWN", text, "Set MAIFS_CA_FILE (and MAIFS_SERVER_NAME), docs/cli.md.")
+        return
     yield Finding(
         Severity.FAULT,
         "NOT_HEALTHY",

@@ -18,7 +18,7 @@ from serving.gpu.orphans import find_orphans
 from serving.gpu.owners import Owner, owner_of
 from serving.gpu.pin import PinProof, node_minors
 from serving.gpu.probe_process import probe_unit
-from serving.gpu.service_health import Health, address_of, ask
+from serving.gpu.service_health import Health, health_of
 from serving.gpu.units import Unit, read_units, uses_gpu
 
 _PEER_READ = 0
@@ -100,7 +100,7 @@ def take_snapshot() -> Snapshot:
         xids=_xids(),
         no_peer_access=_no_peer_access(len(gpus)),
         torch_cuda=_torch_cuda(),
-        health={unit.name: ask(address_of(unit)) for unit in units or () if unit.active == "active"},
+        health={unit.name: health_of(unit) for unit in units or () if unit.active == "active"},
         out_of_memory=frozenset(unit.name for unit in units or () if uses_gpu(unit.name) and _ran_out(unit)),
         orphans=find_orphans(),
         certificate=read_certificate(),

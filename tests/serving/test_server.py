@@ -104,7 +104,7 @@ def test_a_socket_left_by_a_killed_process_is_taken_over(folder: Path) -> None:
 def test_a_tcp_port_in_use_is_refused(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with ServiceProcess(TINY, address, log=folder / "log") as process:
+        with ServiceProcess(TINY, address, "--insecure", log=folder / "log") as process:
             assert process.process.wait(30) == ExitCode.USAGE
             assert "Cannot listen" in (folder / "log").read_text()
 

@@ -25,7 +25,9 @@ def _coordinator() -> Iterator[ServiceProcess]:
         settings = ("--set", f"vision_address={vision_address}", "--set", "llm_address=")
         with (
             ServiceProcess("vision_service", vision_address, log=folder / "v.log") as vision,
-            ServiceProcess("coordinator", f"127.0.0.1:{free_port()}", *settings, log=folder / "c.log") as coordinator,
+            ServiceProcess(
+                "coordinator", f"127.0.0.1:{free_port()}", "--insecure", *settings, log=folder / "c.log"
+            ) as coordinator,
         ):
             vision.wait_serving()
             yield coordinator.wait_serving()

@@ -1,0 +1,1 @@
+"""Who may call a service, how much, and the record of it."""
