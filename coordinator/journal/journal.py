@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from coordinator.journal.lock import FolderLock
 from coordinator.journal.queries import Reader
-from coordinator.journal.records import BatchRecord, BatchSettings, ItemKey, ItemRecord, Outcome, QueuedBatch
+from coordinator.journal.records import BatchRecord, BatchSettings, ItemKey, ItemRecord, Outcome, QueuedBatch, Retry
+from coordinator.journal.schema import DATABASE_NAME, open_database
 from coordinator.journal.spool import Spool, Upload
 from coordinator.journal.store import Store
 from coordinator.journal.watch import Watches
@@ -22,8 +23,6 @@ from serving.item_stream import ByteBudget
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-DATABASE_NAME = "journal.sqlite"
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Journal:
     def _open(self) -> None:
         database = self._settings.folder / DATABASE_NAME
         self._store = Store(database)
-        self._queries = Reader(database)
+        self._queries = Reader(open_database(database, read_only=True))
         queued = self._store.queued_content()
         self._spool = Spool(self._settings.folder / "spool")
         self._spool.clean([sha256 for sha256, _ in queued])
@@ -95,6 +94,11 @@ class Journal:
         """Bytes of queued pictures."""
         return self._quota.held_bytes
 
+    @property
+    def max_spool_bytes(self) -> int:
+        """Most of them."""
+        return self._settings.max_spool_bytes
+
     # Writing
 
     async def begin(self, batch_id: str, title: str, options: BatchSettings) -> BatchRecord:
@@ -109,9 +113,9 @@ class Journal:
         self.watches.changed(batch_id)
         return batch
 
-    async def find(self, batch_id: str, key: ItemKey, *, retry_failed: bool) -> ItemRecord | None:
+    async def find(self, batch_id: str, key: ItemKey, retry: Retry) -> ItemRecord | None:
         """See Store.find."""
-        return await self._write(lambda: self.store.find(batch_id, key, retry_failed=retry_failed))
+        return await self._write(lambda: self.store.find(batch_id, key, retry))
 
     async def open_upload(self, key: ItemKey) -> Upload:
         """Makes room for an item's bytes. End it with `admit` or `drop`.
@@ -131,20 +135,20 @@ class Journal:
         upload.discard()
         self._quota.release(upload.size_bytes)
 
-    async def admit(self, batch_id: str, key: ItemKey, upload: Upload) -> ItemRecord:
-        """Queues an item whose upload is finished. From its return on the item will end, whatever dies.
+    async def admit(self, batch_id: str, key: ItemKey, upload: Upload, retry: Retry = Retry.UNSETTLED) -> ItemRecord:
+        """Queues an item whose upload is finished; see Store.admit. When it returns the item will end, whatever dies.
 
         Raises:
             MaifsError: STORAGE_FULL, UNKNOWN_BATCH; the upload is dropped then.
         """
-        return await self._uninterrupted(self._admit(batch_id, key, upload))
+        return await self._uninterrupted(self._admit(batch_id, key, upload, retry))
 
-    async def _admit(self, batch_id: str, key: ItemKey, upload: Upload) -> ItemRecord:
+    async def _admit(self, batch_id: str, key: ItemKey, upload: Upload, retry: Retry) -> ItemRecord:
         def work() -> tuple[ItemRecord, bool]:
             # By the writer's thread: else the end of another item of the same content could remove the file between.
             try:
                 self.spool.keep(upload)
-                return self.store.admit(batch_id, key)
+                return self.store.admit(batch_id, key, retry)
             finally:
                 self._forget_content(key.sha256)
 
@@ -165,29 +169,24 @@ class Journal:
         Raises:
             MaifsError: STORAGE_FULL.
         """
-        ended = await self._uninterrupted(self._end(batch_id, item, outcome))
-        return ended[0] if ended else None
-
-    async def _end(self, batch_id: str, item: ItemRecord, outcome: Outcome) -> list[ItemRecord]:
-        def work() -> list[ItemRecord]:
-            ended = self.store.end(item.number, outcome, time.time_ns())
-            return [ended] if ended else []
-
-        return await self._finish(batch_id, work)
+        end = self._end_items(batch_id, lambda: self.store.end(item.number, outcome, time.time_ns()))
+        return next(iter(await self._uninterrupted(end)), None)
 
     async def cancel(self, batch_id: str, outcome: Outcome) -> list[ItemRecord]:
         """See Store.cancel."""
-        work = self._finish(batch_id, lambda: self.store.cancel(batch_id, outcome, time.time_ns()))
-        return await self._uninterrupted(work)
+        cancel = self._end_items(batch_id, lambda: self.store.cancel(batch_id, outcome, time.time_ns()))
+        return await self._uninterrupted(cancel)
 
-    async def _finish(self, batch_id: str, work: Callable[[], list[ItemRecord]]) -> list[ItemRecord]:
-        def ending() -> list[ItemRecord]:
-            ended = work()
+    async def _end_items(self, batch_id: str, end: Callable[[], list[ItemRecord]]) -> list[ItemRecord]:
+        """Ends items in the writer's thread, then gives back what they held, there and here."""
+
+        def work() -> list[ItemRecord]:
+            ended = end()
             for item in ended:
                 self._forget_content(item.key.sha256)
             return ended
 
-        ended = await self._write(ending)
+        ended = await self._write(work)
         for item in ended:
             self._quota.release(item.key.size_bytes)
         self.watches.changed(batch_id)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from pathlib import Path
 from typing import Any
 
 from coordinator.journal.records import BatchRecord, ItemKey, ItemRecord, ItemState
-from coordinator.journal.schema import open_database
 from serving.errors import MaifsError, Reason
 
 Row = tuple[Any, ...]
@@ -39,12 +37,22 @@ def find_batch(db: sqlite3.Connection, batch_id: str) -> BatchRecord:
     return batch_of(row)
 
 
+def find_key(db: sqlite3.Connection, batch_id: str, name: str, sha256: bytes) -> ItemRecord | None:
+    """The item of a batch with this name and content; None when there is none."""
+    row = db.execute(
+        "SELECT item_records.* FROM item_records JOIN batches ON batches.number = batch"
+        " WHERE batch_id = ? AND name = ? AND sha256 = ?",
+        (batch_id, name, sha256),
+    ).fetchone()
+    return item_of(row) if row else None
+
+
 class Reader:
     """The readers' side of the database. One thread owns it; it sees what was committed before each call."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens a database that a Store has made."""
-        self._db = open_database(path, read_only=True)
+    def __init__(self, db: sqlite3.Connection) -> None:
+        """Takes a connection of its own."""
+        self._db = db
 
     def close(self) -> None:
         """Closes the connection."""
@@ -53,6 +61,14 @@ class Reader:
     def batch(self, batch_id: str) -> BatchRecord:
         """See find_batch."""
         return find_batch(self._db, batch_id)
+
+    def find_key(self, batch_id: str, name: str, sha256: bytes) -> ItemRecord | None:
+        """See find_key."""
+        return find_key(self._db, batch_id, name, sha256)
+
+    def queued_count(self) -> int:
+        """Items of all batches that have not ended."""
+        return int(self._db.execute("SELECT COUNT(*) FROM items WHERE state = 1").fetchone()[0])
 
     def batches(self, before_number: int, limit: int) -> list[BatchRecord]:
         """Batches older than one, the newest first."""
@@ -73,6 +89,11 @@ class Reader:
             (batch.number, after_position, limit),
         )
         return [item_of(row) for row in rows.fetchall()]
+
+    def count_items(self) -> dict[ItemState, int]:
+        """All items by their state; every state that is stored is there."""
+        counts = dict(self._db.execute("SELECT state, COUNT(*) FROM items GROUP BY state").fetchall())
+        return {state: counts.get(state, 0) for state in ItemState if state is not ItemState.RUNNING}
 
     def ended_after(self, batch_number: int, sequence: int, limit: int) -> list[ItemRecord]:
         """Items that ended after a sequence, in the order of their ends."""

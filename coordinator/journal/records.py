@@ -35,11 +35,13 @@ PICTURE_FAULTS = frozenset(
         Reason.EMPTY_FILE,
         Reason.NOT_AN_IMAGE,
         Reason.CORRUPT_IMAGE,
+        Reason.DECODER_FAILED,
         Reason.IMAGE_TOO_LARGE,
         Reason.TOO_MANY_PIXELS,
     }
 )
 """Failures that lie in the picture: trying again gives the same."""
+_PICTURE_FAULT_NAMES = frozenset(reason.name for reason in PICTURE_FAULTS)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,22 @@ class ItemRecord:
     error: bytes
     """Serialised google.rpc.Status; empty where there is none."""
     end_time_ns: int | None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has ended and trying again would give the same: with a report, or for a fault of the picture."""
+        if self.state is ItemState.FAILED:
+            return self.reason in _PICTURE_FAULT_NAMES
+        return self.state is ItemState.REPORTED
+
+
+class Retry(enum.Enum):
+    """Which items that have ended are wanted again when they are offered again."""
+
+    NONE = enum.auto()
+    UNSETTLED = enum.auto()
+    """Those that are not settled."""
+    ALL = enum.auto()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from serving.errors import MaifsError, Reason
 
@@ -65,11 +66,14 @@ MIGRATIONS: Sequence[str] = (
 )
 """Scripts by version: the first makes version 1 of an empty database. Released scripts never change."""
 
+DATABASE_NAME = "journal.sqlite"
+"""Name of the database within the journal's folder."""
+
 _BUSY_TIMEOUT_S = 30.0
 
 
 def open_database(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Opens the journal for the thread that calls; a writer makes it or brings it up to date first.
+    """Opens the journal for the coordinator; a writer makes it or brings it up to date first.
 
     WAL mode keeps readers and the writer out of each other's way, and synchronous=FULL puts every commit on the disk
     before it returns.
@@ -99,6 +103,54 @@ def open_database(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def open_stored(path: Path) -> sqlite3.Connection:
+    """Opens the journal of a coordinator that runs, was killed or has ended, to read what was committed.
+
+    Raises:
+        MaifsError: NO_JOURNAL when there is none; JOURNAL_UNUSABLE when it is damaged, of another version, or not
+            readable.
+    """
+    if not path.is_file():
+        raise MaifsError(
+            Reason.NO_JOURNAL,
+            f"There is no journal {path}.",
+            "Name the folder of an `analyze --out` that started services of its own; a coordinator that was running "
+            "has its batches itself.",
+        )
+    try:
+        connection = _connect_stored(path)
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    if version != len(MIGRATIONS):
+        connection.close()
+        raise _other_version(path, version)
+    return connection
+
+
+def _connect_stored(path: Path) -> sqlite3.Connection:
+    """Without the right to write beside it, a journal that no coordinator has open can be read all the same."""
+    location = f"file:{quote(str(path.absolute()))}?mode=ro"
+    try:
+        return _connected(location)
+    except sqlite3.OperationalError:
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+        return _connected(f"{location}&immutable=1")
+
+
+def _connected(location: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        location, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
 def _unusable(path: Path, error: BaseException) -> MaifsError:
     return MaifsError(
         Reason.JOURNAL_UNUSABLE,
@@ -108,14 +160,20 @@ def _unusable(path: Path, error: BaseException) -> MaifsError:
     )
 
 
+def _other_version(path: Path, version: int) -> MaifsError:
+    return MaifsError(
+        Reason.JOURNAL_UNUSABLE,
+        f"The journal {path} has version {version}; this program knows version {len(MIGRATIONS)}.",
+        "Use the program that made it, or another state_folder."
+        if version > len(MIGRATIONS)
+        else "Run the `analyze` that made it once more: its coordinator brings it up to date.",
+    )
+
+
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Runs the scripts that are missing, each in a transaction of its own."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
-        raise MaifsError(
-            Reason.JOURNAL_UNUSABLE,
-            f"The journal {path} has version {version}; this coordinator knows versions up to {len(MIGRATIONS)}.",
-            "Use the newer coordinator that made it, or another state_folder.",
-        )
+        raise _other_version(path, version)
     for number in range(version, len(MIGRATIONS)):
         connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")

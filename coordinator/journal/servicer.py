@@ -6,19 +6,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from coordinator.journal.batches import Batches
-from coordinator.journal.convert import to_batch, to_item
+from coordinator.journal.convert import to_item
 from coordinator.journal.journal import Journal
-from coordinator.journal.records import BatchRecord, BatchState, ItemRecord
+from coordinator.journal.records import BatchRecord, BatchState
 from coordinator.journal.runner import failure
 from coordinator.journal.submission import Submission
+from coordinator.journal.view import JournalView
 from coordinator.journal.watch import Watch
-from maifs.coordinator.v1 import batch_pb2, batch_pb2_grpc, coordinator_pb2, report_pb2
+from maifs.coordinator.v1 import batch_pb2, batch_pb2_grpc, coordinator_pb2
 from serving.errors import MaifsError, Reason
 from serving.item_stream import ItemLimits
 
-DEFAULT_PAGE = 100
-LARGEST_PAGE = 1000
-_FIRST = 2**62
 _EVENTS_AT_A_TIME = 8
 
 
@@ -48,11 +46,11 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
             )
         return self._batches.journal
 
-    def _is_running(self, item: ItemRecord) -> bool:
-        return self._batches is not None and self._batches.runner.is_running(item.number)
-
-    def _batch(self, batch: BatchRecord) -> batch_pb2.Batch:
-        return to_batch(batch, self._journal.watches.problem)
+    @property
+    def _view(self) -> JournalView:
+        journal = self._journal
+        assert self._batches
+        return JournalView(journal.read, self._batches.runner.is_running, lambda: journal.watches.problem)
 
     async def SubmitBatch(  # noqa: N802
         self, request_iterator: AsyncIterator[batch_pb2.SubmitBatchRequest], context: Any
@@ -70,8 +68,8 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
             cursor, told = request.after_sequence, None
             while True:
                 watch.changed.clear()
-                batch = await self._journal.read(lambda queries: queries.batch(request.batch_id))
-                message = self._batch(batch)
+                batch = await self._view.batch(request.batch_id)
+                message = self._view.to_batch(batch)
                 if told is None or message.problem != told:
                     yield batch_pb2.WatchBatchResponse(batch=message)
                     told = message.problem
@@ -108,57 +106,32 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
         for item in items:
             ended = batch_pb2.ItemEnded(item=to_item(item))
             if not request.skip_reports:
-                await self._add_report(item.number, ended)
+                await self._view.add_report(item.number, ended)
             yield ended
-
-    async def _add_report(self, number: int, message: batch_pb2.ItemEnded | batch_pb2.GetReportResponse) -> None:
-        report = await self._journal.read(lambda queries: queries.report(number))
-        if report:
-            message.report.CopyFrom(report_pb2.Report.FromString(report))
 
     async def GetBatch(  # noqa: N802
         self, request: batch_pb2.GetBatchRequest, context: Any
     ) -> batch_pb2.GetBatchResponse:
         """One batch."""
-        batch = await self._journal.read(lambda queries: queries.batch(request.batch_id))
-        return batch_pb2.GetBatchResponse(batch=self._batch(batch))
+        return await self._view.get_batch(request)
 
     async def ListBatches(  # noqa: N802
         self, request: batch_pb2.ListBatchesRequest, context: Any
     ) -> batch_pb2.ListBatchesResponse:
         """A page of batches."""
-        size, before = _page_size(request.page_size), _page_token(request.page_token, _FIRST)
-        found = await self._journal.read(lambda queries: queries.batches(before, size + 1))
-        token = str(found[size - 1].number) if len(found) > size else ""
-        return batch_pb2.ListBatchesResponse(
-            batches=[self._batch(batch) for batch in found[:size]], next_page_token=token
-        )
+        return await self._view.list_batches(request)
 
     async def ListBatchItems(  # noqa: N802
         self, request: batch_pb2.ListBatchItemsRequest, context: Any
     ) -> batch_pb2.ListBatchItemsResponse:
         """A page of items."""
-        size, after = _page_size(request.page_size), _page_token(request.page_token, 0)
-        found = await self._journal.read(lambda queries: queries.items(request.batch_id, after, size + 1))
-        items = [to_item(item, running=self._is_running(item)) for item in found[:size]]
-        token = str(items[-1].position) if len(found) > size else ""
-        return batch_pb2.ListBatchItemsResponse(items=items, next_page_token=token)
+        return await self._view.list_items(request)
 
     async def GetReport(  # noqa: N802
         self, request: batch_pb2.GetReportRequest, context: Any
     ) -> batch_pb2.GetReportResponse:
         """One report."""
-        batch_id = request.batch_id
-        if bool(request.position) == bool(request.sha256) or (request.position and not batch_id):
-            raise MaifsError(Reason.INVALID_REQUEST, "Set batch_id with position, or sha256.")
-        if request.position:
-            item = await self._journal.read(lambda queries: queries.find_item(batch_id, request.position))
-        else:
-            batch_id, item = await self._journal.read(lambda queries: queries.find_content(request.sha256, batch_id))
-        message = to_item(item, running=self._is_running(item))
-        response = batch_pb2.GetReportResponse(batch_id=batch_id, item=message)
-        await self._add_report(item.number, response)
-        return response
+        return await self._view.get_report(request)
 
     async def CancelBatch(  # noqa: N802
         self, request: batch_pb2.CancelBatchRequest, context: Any
@@ -166,21 +139,7 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
         """Ends what has not ended."""
         error = MaifsError(Reason.CANCELLED, "The batch was cancelled.", "Submit it again to go on.")
         await self._journal.cancel(request.batch_id, failure(error))
-        batch = await self._journal.read(lambda queries: queries.batch(request.batch_id))
+        batch = await self._view.batch(request.batch_id)
         if self._batches:
             self._batches.runner.forget(batch.number)
-        return batch_pb2.CancelBatchResponse(batch=self._batch(batch))
-
-
-def _page_size(wanted: int) -> int:
-    if not 0 <= wanted <= LARGEST_PAGE:
-        raise MaifsError(Reason.INVALID_REQUEST, f"page_size is {wanted}; 0 to {LARGEST_PAGE} are allowed.")
-    return wanted or DEFAULT_PAGE
-
-
-def _page_token(token: str, first: int) -> int:
-    if not token:
-        return first
-    if not (token.isascii() and token.isdigit() and len(token) < 19):
-        raise MaifsError(Reason.INVALID_REQUEST, "page_token is not one that this service gave.")
-    return int(token)
+        return batch_pb2.CancelBatchResponse(batch=self._view.to_batch(batch))

@@ -8,9 +8,8 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from coordinator.journal.queries import find_batch, item_of
+from coordinator.journal.queries import find_batch, find_key, item_of
 from coordinator.journal.records import (
-    PICTURE_FAULTS,
     BatchRecord,
     BatchSettings,
     ItemKey,
@@ -18,6 +17,7 @@ from coordinator.journal.records import (
     ItemState,
     Outcome,
     QueuedBatch,
+    Retry,
 )
 from coordinator.journal.schema import open_database
 from serving.errors import MaifsError, Reason
@@ -90,68 +90,59 @@ class Store:
             db.execute("UPDATE batches SET sealed = 1 WHERE batch_id = ?", (batch_id,))
             return find_batch(db, batch_id)
 
-    def find(self, batch_id: str, key: ItemKey, *, retry_failed: bool) -> ItemRecord | None:
+    def find(self, batch_id: str, key: ItemKey, retry: Retry) -> ItemRecord | None:
         """The item of this key; None when its bytes are wanted, because it is new or is to be tried again."""
-        row = self._db.execute(
-            "SELECT item_records.* FROM item_records JOIN batches ON batches.number = batch"
-            " WHERE batch_id = ? AND name = ? AND sha256 = ?",
-            (batch_id, key.name, key.sha256),
-        ).fetchone()
-        if row is None:
-            return None
-        item = item_of(row)
-        final = item.reason in _FINAL_REASONS
-        again = item.state is ItemState.CANCELLED or (item.state is ItemState.FAILED and not final)
-        return None if retry_failed and again else item
+        item = find_key(self._db, batch_id, key.name, key.sha256)
+        if item is None or item.state is ItemState.QUEUED or retry is Retry.NONE:
+            return item
+        return item if item.is_settled and retry is Retry.UNSETTLED else None
 
-    def admit(self, batch_id: str, key: ItemKey) -> tuple[ItemRecord, bool]:
-        """Queues an item whose bytes are in the spool: a new one, or one that ended without a report.
+    def admit(self, batch_id: str, key: ItemKey, retry: Retry = Retry.UNSETTLED) -> tuple[ItemRecord, bool]:
+        """Queues an item whose bytes are in the spool: a new one, or one that ended.
 
         Returns:
-            The item, and whether it was queued by this; one that is queued or has its report stays as it is.
+            The item, and whether it was queued by this; one that is queued, or has its report and is not to be tried
+            again all the same, stays as it is.
         """
+        ended = (ItemState.FAILED, ItemState.CANCELLED, *([ItemState.REPORTED] if retry is Retry.ALL else []))
         with self._transaction() as db:
             db.execute("UPDATE batches SET sealed = 0, cancelled = 0 WHERE batch_id = ?", (batch_id,))
             batch = find_batch(db, batch_id).number
             again = db.execute(
-                "UPDATE items SET state = 1, sequence = NULL, losses_count = 0, reason = '', error = x'',"
-                " end_time_ns = NULL WHERE batch = ? AND name = ? AND sha256 = ? AND state IN (4, 5)",
-                (batch, key.name, key.sha256),
-            )
-            item = self._item(db, batch, key)
-            return (item, again.rowcount > 0) if item else (self._insert(db, batch, key), True)
+                "UPDATE items SET state = 1, sequence = NULL, losses_count = 0, verdict = 0, probability = 0,"
+                " reason = '', error = x'', end_time_ns = NULL WHERE batch = ? AND name = ? AND sha256 = ?"
+                " AND state IN (SELECT value FROM json_each(?)) RETURNING number",
+                (batch, key.name, key.sha256, json.dumps(ended)),
+            ).fetchone()
+            if again:
+                db.execute("DELETE FROM reports WHERE item = ?", again)
+            item = find_key(db, batch_id, key.name, key.sha256)
+            return (item, again is not None) if item else (self._insert(db, batch_id, batch, key), True)
 
-    def _insert(self, db: sqlite3.Connection, batch: int, key: ItemKey) -> ItemRecord:
+    def _insert(self, db: sqlite3.Connection, batch_id: str, batch: int, key: ItemKey) -> ItemRecord:
         db.execute("UPDATE batches SET last_position = last_position + 1 WHERE number = ?", (batch,))
         db.execute(
             "INSERT INTO items (batch, position, name, sha256, size_bytes, state)"
             " SELECT number, last_position, ?, ?, ?, 1 FROM batches WHERE number = ?",
             (key.name, key.sha256, key.size_bytes, batch),
         )
-        item = self._item(db, batch, key)
+        item = find_key(db, batch_id, key.name, key.sha256)
         assert item is not None
         return item
 
-    def _item(self, db: sqlite3.Connection, batch: int, key: ItemKey) -> ItemRecord | None:
-        row = db.execute(
-            "SELECT * FROM item_records WHERE batch = ? AND name = ? AND sha256 = ?",
-            (batch, key.name, key.sha256),
-        ).fetchone()
-        return item_of(row) if row else None
-
-    def end(self, number: int, outcome: Outcome, now_ns: int) -> ItemRecord | None:
-        """Gives a queued item its end and the batch's next sequence; None when it has had its end already."""
+    def end(self, number: int, outcome: Outcome, now_ns: int) -> list[ItemRecord]:
+        """Gives a queued item its end and the batch's next sequence; returns it, or nothing when it had its end."""
         with self._transaction() as db:
             return self._end(db, number, outcome, now_ns)
 
-    def _end(self, db: sqlite3.Connection, number: int, outcome: Outcome, now_ns: int) -> ItemRecord | None:
+    def _end(self, db: sqlite3.Connection, number: int, outcome: Outcome, now_ns: int) -> list[ItemRecord]:
         sequence = db.execute(
             "UPDATE batches SET last_sequence = last_sequence + 1"
             " WHERE number = (SELECT batch FROM items WHERE number = ? AND state = 1) RETURNING last_sequence",
             (number,),
         ).fetchone()
         if sequence is None:
-            return None
+            return []
         db.execute(
             "UPDATE items SET state = ?, sequence = ?, verdict = ?, probability = ?, reason = ?, error = ?,"
             " end_time_ns = ? WHERE number = ?",
@@ -162,7 +153,7 @@ class Store:
         )  # fmt: skip
         if outcome.state is ItemState.REPORTED:
             db.execute("INSERT INTO reports (item, report) VALUES (?, ?)", (number, outcome.report))
-        return item_of(db.execute("SELECT * FROM item_records WHERE number = ?", (number,)).fetchone())
+        return [item_of(db.execute("SELECT * FROM item_records WHERE number = ?", (number,)).fetchone())]
 
     def cancel(self, batch_id: str, outcome: Outcome, now_ns: int) -> list[ItemRecord]:
         """Ends all queued items of a batch; returns them."""
@@ -172,8 +163,7 @@ class Store:
             numbers = db.execute(
                 "SELECT number FROM items WHERE batch = ? AND state = 1 ORDER BY number", (batch.number,)
             ).fetchall()
-            ended = [self._end(db, number, outcome, now_ns) for (number,) in numbers]
-            return [item for item in ended if item]
+            return [item for (number,) in numbers for item in self._end(db, number, outcome, now_ns)]
 
     def add_loss(self, number: int) -> int:
         """Notes that the vision service was lost while it had the item; returns how often that was so."""
@@ -223,9 +213,6 @@ class Store:
         if rows:
             self._db.execute("PRAGMA incremental_vacuum").fetchall()
         return [str(batch_id) for (batch_id,) in rows]
-
-
-_FINAL_REASONS = frozenset(reason.name for reason in PICTURE_FAULTS)
 
 
 def _explained(error: sqlite3.DatabaseError, path: Path) -> MaifsError:

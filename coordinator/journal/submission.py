@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from coordinator.journal.convert import to_batch, to_item
 from coordinator.journal.journal import Journal
-from coordinator.journal.records import BatchRecord, BatchSettings, ItemKey
+from coordinator.journal.records import BatchRecord, BatchSettings, ItemKey, Retry
 from coordinator.journal.spool import Upload
 from maifs.common.v1 import image_pb2
 from maifs.coordinator.v1 import batch_pb2, coordinator_pb2
+from serving.access.caller import metered
 from serving.channel import INLINE_BYTES
 from serving.errors import MaifsError, Reason
 from serving.item_stream import ItemLimits
@@ -40,8 +41,9 @@ class Submission:
     ) -> None:
         """Takes the limits of images and of open items; `check_options` raises INVALID_REQUEST."""
         self._journal, self._limits, self._check_options = journal, limits, check_options
+        self._room = metered()
         self._batch_id = ""
-        self._retry_failed = False
+        self._retry = Retry.NONE
         self._open: dict[str, _Open] = {}
         self._given_up: set[str] = set()
 
@@ -71,6 +73,7 @@ class Submission:
         finally:
             for item in self._open.values():
                 self._journal.drop(item.upload)
+                self._room.release(item.key.size_bytes)
 
     def _to_batch(self, batch: BatchRecord) -> batch_pb2.Batch:
         return to_batch(batch, self._journal.watches.problem)
@@ -86,7 +89,7 @@ class Submission:
             raise MaifsError(Reason.INVALID_REQUEST, "options.max_running_items_count must be at least 0.")
         self._check_options(begin.options.analyze)
         batch = await self._journal.begin(begin.batch_id, begin.title[:LONGEST_TITLE], _settings(begin.options))
-        self._batch_id, self._retry_failed = begin.batch_id, begin.retry_failed
+        self._batch_id, self._retry = begin.batch_id, _retry(begin)
         return self._to_batch(batch)
 
     async def _answer(self, request: Request, step: str) -> Response | None:
@@ -112,7 +115,7 @@ class Submission:
         if not 1 <= len(item_id) <= 128 or item_id in self._open:
             raise MaifsError(Reason.INVALID_REQUEST, "item_id must have 1 to 128 characters and not be open already.")
         key = self._key(offer)
-        known = await self._journal.find(self._batch_id, key, retry_failed=self._retry_failed)
+        known = await self._journal.find(self._batch_id, key, self._retry)
         if known is not None:
             return Response(item_id=item_id, known=to_item(known))
         if len(self._open) >= self._limits.max_open_items:
@@ -122,7 +125,12 @@ class Submission:
                 "End some before you offer more.",
                 retry_after_s=0.5,
             )
-        self._open[item_id] = _Open(key, await self._journal.open_upload(key))
+        self._room.reserve(key.size_bytes)
+        try:
+            self._open[item_id] = _Open(key, await self._journal.open_upload(key))
+        except BaseException:
+            self._room.release(key.size_bytes)
+            raise
         self._given_up.discard(item_id)
         return Response(item_id=item_id, wanted=batch_pb2.ItemWanted())
 
@@ -160,13 +168,15 @@ class Submission:
         item = self._open[item_id]
         await asyncio.to_thread(item.upload.finish)
         del self._open[item_id]  # from here on the journal drops what it does not keep
-        record = await self._journal.admit(self._batch_id, item.key, item.upload)
+        self._room.release(item.key.size_bytes)
+        record = await self._journal.admit(self._batch_id, item.key, item.upload, self._retry)
         return Response(item_id=item_id, accepted=to_item(record))
 
     def _refused(self, item_id: str, error: MaifsError) -> Response:
         item = self._open.pop(item_id, None)
         if item is not None:
             self._journal.drop(item.upload)
+            self._room.release(item.key.size_bytes)
             self._given_up.add(item_id)
         return Response(item_id=item_id, refused=to_status(error))
 
@@ -175,6 +185,12 @@ def _settings(options: batch_pb2.BatchOptions) -> BatchSettings:
     analyze = options.analyze
     fixed = coordinator_pb2.AnalyzeOptions(skip_llm=analyze.skip_llm, language=analyze.language)
     return BatchSettings(options.SerializeToString(), fixed.SerializeToString(deterministic=True))
+
+
+def _retry(begin: batch_pb2.BeginBatch) -> Retry:
+    if begin.retry_ended:
+        return Retry.ALL
+    return Retry.UNSETTLED if begin.retry_failed else Retry.NONE
 
 
 def _incomplete() -> MaifsError:

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator.journal import schema
-from coordinator.journal.journal import DATABASE_NAME, Journal, JournalSettings
+from coordinator.journal.journal import Journal, JournalSettings
 from coordinator.journal.queries import Reader
-from coordinator.journal.records import BatchSettings, BatchState, ItemKey, ItemState, Outcome
+from coordinator.journal.records import BatchSettings, BatchState, ItemKey, ItemState, Outcome, Retry
+from coordinator.journal.schema import DATABASE_NAME, open_stored
 from coordinator.journal.spool import Spool
 from coordinator.journal.store import Store
 from serving.errors import MaifsError, Reason
@@ -71,10 +72,10 @@ class Steps:
             self.store.seal("b")
 
     def _end(self, number: int, outcome: Outcome) -> None:
-        item = self.store.find("b", key(number), retry_failed=False)
+        item = self.store.find("b", key(number), Retry.NONE)
         assert item
         done = self.store.end(item.number, outcome, 2)
-        assert (done is not None) == (self.states[number] is ItemState.QUEUED), "an end is given once"
+        assert bool(done) == (self.states[number] is ItemState.QUEUED), "an end is given once"
         if done:
             self._mark(number, outcome.state)
 
@@ -94,7 +95,7 @@ class Steps:
         self.store = Store(self.path)
 
     def check(self, path: Path) -> None:
-        store, reader = Store(path), Reader(path)
+        store, reader = Store(path), Reader(open_stored(path))
         try:
             items = {item.key.name: item for item in reader.items("b", 0, 1000)}
             assert {name: item.state for name, item in items.items()} == {
@@ -217,7 +218,7 @@ def test_old_batches_are_forgotten_and_others_are_not(tmp_path: Path) -> None:
     new, _ = store.admit("new", key(3))
     store.end(new.number, REPORTED, 50)
     assert sorted(store.prune(10)) == ["empty", "old"]
-    reader = Reader(tmp_path / DATABASE_NAME)
+    reader = Reader(open_stored(tmp_path / DATABASE_NAME))
     assert [batch.batch_id for batch in reader.batches(2**62, 10)] == ["new", "unfinished"]
     assert reader.report(old.number) == b""
     reader.close()
