@@ -18,7 +18,7 @@ import torch
 
 from serving.errors import MaifsError, Reason
 from vision_service.calibration import Calibration
-from vision_service.decode import decode, read_size
+from vision_service.decoding.decoder import Decoder, OpenedPicture
 from vision_service.domain import HeatMap, Tool, ToolName, ToolResult
 from vision_service.limits import DecodeLimits
 from vision_service.memory import MemoryBudget, estimate_bytes, guarded
@@ -53,6 +53,7 @@ class Analyzer:
         calibration: weights of evidence.
         memory: what pictures may take together.
         tools: the tools to run.
+        decoder: who decodes, and is closed with the analyzer; workers of its own when not given.
     """
 
     def __init__(
@@ -64,15 +65,16 @@ class Analyzer:
         calibration: Calibration,
         memory: MemoryBudget,
         tools: Sequence[Tool] = TOOLS,
+        decoder: Decoder | None = None,
     ) -> None:
         self.limits, self.device, self.calibration, self.memory = limits, device, calibration, memory
         self.tools = {tool.name: tool for tool in tools}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vision")
+        self._decoder = decoder or Decoder(limits, workers)
         self._decoded = asyncio.Semaphore(workers)
         self._max_queued = max_queued
         self._begun: dict[object, float] = {}
-        self.waiting = 0
-        """Items admitted whose decoding has not begun."""
+        self._waiting: dict[object, float] = {}
 
     async def analyze(self, data: bytes, names: Sequence[ToolName] = ()) -> AsyncIterator[ToolResult | Analysis]:
         """Yields each tool's result as it ends, then the analysis.
@@ -92,19 +94,21 @@ class Analyzer:
                 retry_after_s=2.0,
             )
         start = time.perf_counter()
-        self.waiting += 1
+        place = object()
+        self._waiting[place] = time.monotonic()
         try:
             await self._decoded.acquire()
         finally:
-            self.waiting -= 1
+            del self._waiting[place]
         size_bytes = 0
         running: set[asyncio.Future[ToolResult]] = set()
         try:
-            wanted_bytes = estimate_bytes(*await self._run(lambda: read_size(data, self.limits)))
+            picture = await self._run(lambda: self._decoder.open(data))
+            wanted_bytes = estimate_bytes(*await self._run(picture.size))
             await self.memory.acquire(wanted_bytes)
             size_bytes = wanted_bytes
             queue_s = time.perf_counter() - start
-            substrate, timings_s = await self._run(lambda: _prepare(data, self.limits, self.device))
+            substrate, timings_s = await self._run(lambda: _prepare(picture, self.device))
             chosen = [tool for name, tool in self.tools.items() if not names or name in names]
             running = {self._run_tool(tool, substrate) for tool in chosen}
             results: dict[ToolName, ToolResult] = {}
@@ -134,6 +138,21 @@ class Analyzer:
             del self._begun[key]
 
     @property
+    def waiting(self) -> int:
+        """Items admitted whose decoding has not begun."""
+        return len(self._waiting)
+
+    @property
+    def oldest_waiting_s(self) -> float:
+        """For how long the first of those has waited; 0 when none does."""
+        return time.monotonic() - next(iter(self._waiting.values())) if self._waiting else 0.0
+
+    @property
+    def busy(self) -> int:
+        """Pieces of work that are with a thread."""
+        return len(self._begun)
+
+    @property
     def longest_work_s(self) -> float:
         """How long the oldest piece of work has been with its thread: decoding, one tool, or the fusion of maps."""
         begun = list(self._begun.values())
@@ -145,6 +164,7 @@ class Analyzer:
     def close(self) -> None:
         """Ends the workers after the work in hand."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._decoder.close()
 
 
 async def _settle(running: set[asyncio.Future[ToolResult]]) -> None:
@@ -156,10 +176,10 @@ async def _settle(running: set[asyncio.Future[ToolResult]]) -> None:
         await asyncio.shield(asyncio.wait(unfinished))
 
 
-def _prepare(data: bytes, limits: DecodeLimits, device: torch.device) -> tuple[Substrate, dict[str, float]]:
+def _prepare(picture: OpenedPicture, device: torch.device) -> tuple[Substrate, dict[str, float]]:
     """Decodes, and computes what several tools would otherwise compute at the same moment."""
     start = time.perf_counter()
-    substrate = decode(data, limits, device)
+    substrate = picture.decode(device)
     decoded = time.perf_counter()
     _ = substrate.luma, substrate.jpeg, substrate.stratum, substrate.sha256
     return substrate, {"decode": decoded - start, "substrate": time.perf_counter() - decoded}

@@ -75,14 +75,19 @@ def read_jpeg(data: bytes) -> JpegData | None:
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:
             file.write(data)
-        try:
-            image = jpeglib.read_dct(f"/proc/self/fd/{descriptor}")
-            image.load()
-        except (OSError, RuntimeError, ValueError, AssertionError):
-            return None
-        return _to_data(image)
+        return read_jpeg_file(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
+
+
+def read_jpeg_file(path: str) -> JpegData | None:
+    """Reads the coefficients of the JPEG file at a path; see `read_jpeg`."""
+    try:
+        image = jpeglib.read_dct(path)
+        image.load()
+    except (OSError, RuntimeError, ValueError, AssertionError):
+        return None
+    return _to_data(image)
 
 
 def _to_data(image: jpeglib.DCTJPEG) -> JpegData | None:
@@ -90,9 +95,9 @@ def _to_data(image: jpeglib.DCTJPEG) -> JpegData | None:
         return None
     tables = tuple(np.array(image.qt[i], dtype=np.int64) for i in image.quant_tbl_no[: image.num_components])
     quality, exact = estimate_quality(tables[0])
-    chroma = tuple(np.array(c) for c in (image.Cb, image.Cr) if c is not None)
+    chroma = tuple(np.asarray(c) for c in (image.Cb, image.Cr) if c is not None)
     return JpegData(
-        luma=np.array(image.Y),
+        luma=np.asarray(image.Y),
         chroma=chroma,
         tables=tables,
         subsampling=_subsampling(image) if chroma else "grey",

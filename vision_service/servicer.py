@@ -16,7 +16,7 @@ from serving.status import to_status
 from vision_service.analyzer import Analysis, Analyzer
 from vision_service.config import VisionConfig
 from vision_service.convert import TOOL_NAMES, TOOL_NUMBERS, to_result, to_tool_result
-from vision_service.decode import FORMATS
+from vision_service.decoding.pictures import FORMATS
 from vision_service.device import describe_device
 from vision_service.domain import ToolName
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from vision_service.container import Container
-from vision_service.jpeg import JpegData, read_jpeg
+from vision_service.decoding.codecs import Codecs, OwnProcess
+from vision_service.jpeg import JpegData
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,8 @@ class Substrate:
     """Decoded first frame, shape (H, W, 3), 8 bit sRGB as stored (ICC profile not applied). Grey is repeated, alpha
     dropped, CMYK converted, 16 bit scaled by 1/257."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    reader: Codecs | None = None
+    """Who runs the codecs over `data`; this process when not given."""
 
     @property
     def height_px(self) -> int:
@@ -58,7 +61,12 @@ class Substrate:
     @cached_property
     def jpeg(self) -> JpegData | None:
         """Quantised DCT coefficients and tables; None when the file is no JPEG or they cannot be read."""
-        return read_jpeg(self.data) if self.container.format == "JPEG" else None
+        return self.codecs.coefficients() if self.container.format == "JPEG" else None
+
+    @property
+    def codecs(self) -> Codecs:
+        """The codecs over `data`."""
+        return self.reader or OwnProcess(self.data)
 
     @cached_property
     def stratum(self) -> str:

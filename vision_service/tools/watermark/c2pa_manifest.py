@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from c2pa import C2paError, Context, Reader, Settings
-
+from vision_service.decoding.codecs import Codecs
+from vision_service.decoding.credentials import UnreadableCredentialsError
 from vision_service.tools.watermark.source_types import source_type
-
-MIME_TYPES: Final = {
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "WEBP": "image/webp",
-    "TIFF": "image/tiff",
-    "GIF": "image/gif",
-    "AVIF": "image/avif",
-    "HEIF": "image/heic",
-}
-"""By container format; formats that are missing here cannot carry a manifest."""
 
 CHANGED_CODES: Final = frozenset(
     {
@@ -41,10 +28,6 @@ CHANGED_CODES: Final = frozenset(
 
 _SIGNER_PREFIXES: Final = ("signingCredential.", "timeStamp.", "claimSignature.outsideValidity")
 _MAX_ANCESTORS: Final = 64
-
-
-class UnreadableCredentialsError(ValueError):
-    """The file holds something that should be a manifest store but cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +81,11 @@ class ManifestStore:
         return tuple(c for c in self.failures if c not in CHANGED_CODES and not c.startswith(_SIGNER_PREFIXES))
 
 
-@functools.lru_cache(maxsize=4)
-def _context(trust_anchors_pem: str) -> Context:
-    settings: dict[str, Any] = {"verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False}}
-    if trust_anchors_pem:
-        settings["trust"] = {"trust_anchors": trust_anchors_pem}
-    return Context(settings=Settings.from_dict(settings))
-
-
-def read_manifest_store(data: bytes, container_format: str, trust_anchors_pem: str = "") -> ManifestStore | None:
+def read_manifest_store(codecs: Codecs, container_format: str, trust_anchors_pem: str = "") -> ManifestStore | None:
     """Reads and validates the manifest store embedded in a file. Never uses the network.
 
     Args:
-        data: the whole file.
+        codecs: of the file.
         container_format: `Container.format`.
         trust_anchors_pem: certificates of trusted issuers, PEM; empty: no signer is trusted.
 
@@ -120,22 +95,12 @@ def read_manifest_store(data: bytes, container_format: str, trust_anchors_pem: s
     Raises:
         UnreadableCredentialsError: there is one, or a reference to a remote one, but it cannot be read.
     """
-    mime_type = MIME_TYPES.get(container_format)
-    if mime_type is None:
+    text = codecs.credentials(container_format, trust_anchors_pem)
+    if text is None:
         return None
     try:
-        reader = Reader.try_create(mime_type, io.BytesIO(data), context=_context(trust_anchors_pem))
-        if reader is None:
-            return None
-        with reader:
-            document = json.loads(reader.json())
-    except (C2paError, ValueError) as error:
-        if b"c2pa" not in data:  # the library fails on some files that have nothing to do with C2PA
-            return None
-        raise UnreadableCredentialsError(str(error)[:300]) from error
-    try:
-        return _store(document)
-    except (KeyError, TypeError, AttributeError) as error:
+        return _store(json.loads(text))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UnreadableCredentialsError(f"unexpected structure: {error!r}"[:300]) from error
 
 

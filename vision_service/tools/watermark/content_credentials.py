@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from vision_service.decoding.credentials import UnreadableCredentialsError
 from vision_service.domain import Measurement, Observation, Outcome, Test, not_applicable
 from vision_service.substrate import Substrate
 from vision_service.tools.watermark import source_types
@@ -13,7 +14,6 @@ from vision_service.tools.watermark.c2pa_manifest import (
     Action,
     Manifest,
     ManifestStore,
-    UnreadableCredentialsError,
     read_manifest_store,
 )
 
@@ -145,7 +145,7 @@ def make_test(trust_anchors_pem: str = "", clock: Callable[[], datetime] = _now)
 
     def run(substrate: Substrate) -> Observation:
         try:
-            store = read_manifest_store(substrate.data, substrate.container.format, trust_anchors_pem)
+            store = read_manifest_store(substrate.codecs, substrate.container.format, trust_anchors_pem)
         except UnreadableCredentialsError as error:
             return not_applicable("unreadable_credentials", f"Content Credentials are present but unreadable ({error})")
         if store is None:

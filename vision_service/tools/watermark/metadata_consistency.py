@@ -17,7 +17,7 @@ from vision_service.substrate import Substrate
 from vision_service.tools.watermark.jpeg_structure import JpegStructure, read_structure
 from vision_service.tools.watermark.metadata_source import DETAIL_LIMIT, read_xmp_safely
 from vision_service.tools.watermark.signatures import match_rules, metadata_fields, packaged_rules
-from vision_service.tools.watermark.thumbnail import CROP_CORRELATION, Comparison, compare, decode_thumbnail
+from vision_service.tools.watermark.thumbnail import CROP_CORRELATION, Comparison, compare
 
 SCORES: Final = {
     "thumbnail_content_differs": 3.0,
@@ -130,8 +130,8 @@ def run(substrate: Substrate) -> Observation:
             "no_camera_metadata", "the file names no camera, which most published pictures do not, and proves nothing"
         )
     structure = read_structure(substrate.data) if container.format == "JPEG" else None
-    small = decode_thumbnail(container.thumbnail)
-    thumbnail = compare(small, substrate.luma.cpu().numpy()) if small is not None else None
+    small = substrate.codecs.thumbnail(container.thumbnail)
+    thumbnail = compare(small.astype(np.float32), substrate.luma.cpu().numpy()) if small is not None else None
     traces = find_traces(substrate, structure)
     variant = classify(traces, thumbnail)
     changed = thumbnail.changed if thumbnail is not None and variant == "thumbnail_content_differs" else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -10,13 +9,11 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+
+from vision_service.decoding.thumbnails import MIN_SIDE_PX
 
 FloatArray = npt.NDArray[np.float32]
 
-MAX_SIDE_PX: Final = 1024
-"""Larger "thumbnails" are previews of another kind and are not compared."""
-MIN_SIDE_PX: Final = 40
 MIN_CONTRAST: Final = 8.0
 """Least standard deviation in grey levels at which a comparison means anything."""
 SAME_SCENE: Final = 0.55
@@ -63,24 +60,11 @@ class Comparison:
         return self.same_scene and size >= max(_MIN_CHANGED_PX, _MIN_CHANGED_SHARE * self.changed.size)
 
 
-def decode_thumbnail(data: bytes) -> FloatArray | None:
-    """Grey thumbnail, float32 0..255; None when it is missing, damaged or not of a thumbnail's size."""
-    if not data:
-        return None
-    try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG",))
-        if not MIN_SIDE_PX <= min(image.size) <= max(image.size) <= MAX_SIDE_PX:
-            return None
-        return np.asarray(image.convert("L"), dtype=np.float32)
-    except (OSError, ValueError, SyntaxError, EOFError):
-        return None
-
-
 def compare(thumbnail: FloatArray, luma: FloatArray) -> Comparison | None:
     """Compares a thumbnail with the picture.
 
     Args:
-        thumbnail: from `decode_thumbnail`.
+        thumbnail: grey values, 0..255.
         luma: luminance of the picture, shape (H, W), 0..255.
 
     Returns:
