@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -29,7 +30,7 @@ class Turn:
     """For whom something waits."""
 
     client: str = ""
-    """Who shares turns with whom: a stream, or a connection's single calls."""
+    """Who shares turns with whom: a client that is known by name, else a stream, or a connection's single calls."""
     priority: Priority = Priority.INTERACTIVE
 
     def again(self) -> Turn:
@@ -76,6 +77,10 @@ class FairQueue(Generic[T]):
             del clients[client]
         self._length -= 1
         return item
+
+    def firsts(self) -> Iterator[T]:
+        """The item that is first in each line; the one that has waited longest is among them."""
+        return (line[0] for clients in self._lines.values() for line in clients.values())
 
     def remove(self, turn: Turn, item: T) -> bool:
         """Takes an item out that does not want its turn any more; False when it was not waiting."""
