@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from coordinator.metrics import CoordinatorMetrics
 from serving.errors import MaifsError, Reason
 
 
@@ -11,6 +12,7 @@ from serving.errors import MaifsError, Reason
 class Counters:
     """Of one coordinator since its start."""
 
+    metrics: CoordinatorMetrics
     open: int = 0
     completed: int = 0
     failed: int = 0
@@ -27,6 +29,7 @@ class CallCounter:
         """An item was admitted."""
         self._open.add(item_id)
         self.totals.open += 1
+        self.totals.metrics.accepted()
 
     def completed(self, item_id: str) -> None:
         """An item has its report."""
@@ -36,6 +39,7 @@ class CallCounter:
     def failed(self, item_id: str, error: MaifsError) -> None:
         """An item has its error. One that the client cancelled did not fail."""
         self._end(item_id)
+        self.totals.metrics.failed(error.reason)
         if error.reason is not Reason.CANCELLED:
             self.totals.failed += 1
 

@@ -17,6 +17,7 @@ from serving.channel_security import ChannelSecurity
 from serving.errors import MaifsError, Reason
 from serving.requests import outgoing_metadata
 from serving.status import from_rpc_error
+from serving.tracing import span
 
 _log = logging.getLogger(__name__)
 _WARM_TIMEOUT_S = 60.0
@@ -89,23 +90,24 @@ class LlmClient:
             delta_interval_seconds=_DELTA_INTERVAL_S,
         )
         clock = asyncio.get_running_loop().time
-        call = self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
-        parts: list[str] = []
-        length = 0
-        try:
-            async for response in call:
-                self.last_progress = clock()
-                if response.WhichOneof("event") == "finish":
-                    return _generation("".join(parts), response.finish)
-                parts.append(response.delta)
-                length += len(response.delta)
-                if length > _MAX_ANSWER_CHARACTERS:
-                    raise MaifsError(Reason.LLM_BAD_ANSWER, f"{self._peer} sent more than {length:,} characters.")
-        except grpc.aio.AioRpcError as error:
-            raise self._explained(error, timeout_s) from error
-        finally:
-            call.cancel()
-        raise MaifsError(Reason.LLM_BAD_ANSWER, f"{self._peer} ended its answer without `finish`.")
+        with span("language model", "CLIENT"):
+            call = self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
+            parts: list[str] = []
+            length = 0
+            try:
+                async for response in call:
+                    self.last_progress = clock()
+                    if response.WhichOneof("event") == "finish":
+                        return _generation("".join(parts), response.finish)
+                    parts.append(response.delta)
+                    length += len(response.delta)
+                    if length > _MAX_ANSWER_CHARACTERS:
+                        raise MaifsError(Reason.LLM_BAD_ANSWER, f"{self._peer} sent more than {length:,} characters.")
+            except grpc.aio.AioRpcError as error:
+                raise self._explained(error, timeout_s) from error
+            finally:
+                call.cancel()
+            raise MaifsError(Reason.LLM_BAD_ANSWER, f"{self._peer} ended its answer without `finish`.")
 
     async def warm(self, messages: Sequence[Message]) -> int:
         """Has the prefix of conversations to come cached; returns its tokens.

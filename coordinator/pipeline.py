@@ -15,6 +15,7 @@ from coordinator.explanation import picture_reading, prompt, second_look
 from coordinator.explanation.explainer import Explainer
 from coordinator.fusion import FusionModel, fuse
 from coordinator.llm_client import LlmClient
+from coordinator.metrics import CoordinatorMetrics
 from coordinator.opinions import Asking, Opinions, OpinionStage
 from coordinator.report import ToolEvidence, add_opinions, make_report, verdict_reached
 from coordinator.timings import Phases
@@ -24,6 +25,7 @@ from maifs.common.v1 import finding_pb2
 from maifs.coordinator.v1 import coordinator_pb2, report_pb2
 from maifs.vision.v1 import vision_pb2
 from serving import __version__
+from serving.tracing import span
 
 _PROMPT_VERSIONS = f"{prompt.PROMPT_VERSION} {second_look.PROMPT_VERSION} {picture_reading.PROMPT_VERSION}"
 DEADLINE_RESERVE_S = 0.25
@@ -62,6 +64,7 @@ class Pipeline:
         opinions: OpinionStage | None,
         *,
         item_timeout_s: float,
+        metrics: CoordinatorMetrics,
         policy: str = "",
     ) -> None:
         """Puts the stages together.
@@ -74,10 +77,12 @@ class Pipeline:
             cache: reports made before.
             opinions: asks the language models for opinions; None: none are asked for.
             item_timeout_s: most seconds at the vision service for one picture.
+            metrics: counts reports.
             policy: settings that change reports, for the cache.
         """
         self._vision, self._llm, self._explainers, self._model = vision, llm, explainers, model
         self._cache, self._opinions, self._item_timeout_s = cache, opinions, item_timeout_s
+        self._metrics = metrics
         self._policy = f"{__version__} {model.id} {model.prior} {_PROMPT_VERSIONS} {policy}"
 
     @property
@@ -95,12 +100,16 @@ class Pipeline:
         if self._cache.max_bytes:
             digest = picture.sha256 or await asyncio.to_thread(picture.encoded.sha256)
             known = None if options.skip_cache else await self._find(digest, options)
+            if not options.skip_cache:
+                self._metrics.looked_up(hit=known is not None)
             if known is not None:
+                self._metrics.reported(known, len(picture.encoded), cached=True)
                 for event in replay(known, picture):
                     yield event
                 return
-        async for event in self._make(picture, digest, options):
-            yield event
+        with span("picture", size_bytes=len(picture.encoded)):
+            async for event in self._make(picture, digest, options):
+                yield event
 
     async def _find(self, digest: bytes, options: Options) -> report_pb2.Report | None:
         for vision in self._vision.identities():
@@ -132,7 +141,7 @@ class Pipeline:
                 fusion = fuse(found, self._model, await opinions.that_count(case))
                 case = replace(case, fusion=fusion)
             yield verdict_reached(fusion)
-            with phases.measure("explanation"):
+            with phases.measure("explanation"), span("explanation"):
                 explained = await explainer.explain(
                     case,
                     skip_llm=options.skip_llm,
@@ -151,9 +160,12 @@ class Pipeline:
         for task in warming:
             if task.done() and not task.cancelled() and task.result() >= 0:
                 phases.add("prefix_warm", task.result())
+        failed = explained.error.reason if explained.error else None
+        self._metrics.explained(failed, by_model=bool(explained.explanation.model))
         report.timings.extend(phases.merged(evidence.final.timings))
         if digest and evidence.identity:
             self._cache.add(self._key(digest, evidence.identity, explained.identity, options), report)
+        self._metrics.reported(report, len(picture.encoded), cached=False)
         yield coordinator_pb2.ItemEvent(report=report)
 
     def _begin_opinions(self, picture: Picture, language: str, options: Options) -> Opinions | None:
@@ -171,11 +183,15 @@ class Pipeline:
         look = Look(
             self._vision, picture, options.turn, phases, timeout_s=self._item_timeout_s, deadline=options.deadline
         )
-        async for event in look.events():
-            if isinstance(event, vision_pb2.VisionResult):
-                evidence.final = event
-                evidence.results |= {result.tool: result for result in event.tool_results}
-            else:
-                evidence.results[event.tool] = event
-                yield event
+        try:
+            async for event in look.events():
+                if isinstance(event, vision_pb2.VisionResult):
+                    evidence.final = event
+                    evidence.results |= {result.tool: result for result in event.tool_results}
+                else:
+                    evidence.results[event.tool] = event
+                    yield event
+        finally:
+            if look.resent:
+                self._metrics.resent()
         evidence.identity = look.identity

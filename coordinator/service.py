@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import grpc
 
 from coordinator.admission import Admission
-from coordinator.backends.backend import Backend, C
+from coordinator.backends.addresses import follow, read_addresses
+from coordinator.backends.backend import Backend, C, cancelled
 from coordinator.backends.pool import Pool
 from coordinator.cache import ReportCache
 from coordinator.cache_store import CacheStore
@@ -23,6 +25,7 @@ from coordinator.journal.journal import Journal, JournalSettings
 from coordinator.journal.runner import BatchRunner
 from coordinator.journal.servicer import BatchServicer
 from coordinator.llm_client import LlmClient
+from coordinator.metrics import CoordinatorMetrics
 from coordinator.opinions import OpinionStage
 from coordinator.pipeline import Pipeline
 from coordinator.servicer import CoordinatorServicer, to_options
@@ -46,9 +49,11 @@ class CoordinatorService:
             MaifsError: INVALID_CONFIG when the fusion file cannot be used.
         """
         self._config = config
+        self.metrics = CoordinatorMetrics()
         self._model = FusionModel.load(config.fusion_file, config.prior.posterior())
         self.vision: Pool[VisionClient] | None = None
         self.llm: Pool[LlmClient] | None = None
+        self._following: list[asyncio.Task[None]] = []
         self._explainers: dict[str, Explainer] = {}
         self._batches: Batches | None = None
         self._cache: ReportCache | None = None
@@ -56,15 +61,11 @@ class CoordinatorService:
     def register(self, server: grpc.aio.Server) -> None:
         """See serving.server.Service."""
         config = self._config
-        self.vision = Pool(
-            "The vision service",
-            [self._backend(VisionClient(a), config.vision_concurrency) for a in config.vision_address],
-        )
-        if config.llm_address:
-            self.llm = Pool(
-                "The language-model service",
-                [self._backend(LlmClient(a), config.llm_concurrency, refuse=True) for a in config.llm_address],
-            )
+        visions = () if config.vision_addresses_file else config.vision_address
+        self.vision = Pool("The vision service", [self._vision_backend(address) for address in visions])
+        llms = () if config.llm_addresses_file else config.llm_address
+        if llms or config.llm_addresses_file:
+            self.llm = Pool("The language-model service", [self._llm_backend(address) for address in llms])
         self._explainers = {
             language: Explainer(
                 load_catalogue(language), self.llm, timeout_s=config.llm_timeout_s, max_tokens=config.llm_max_tokens
@@ -80,18 +81,35 @@ class CoordinatorService:
             cache,
             self._opinion_stage(),
             item_timeout_s=config.item_timeout_s,
+            metrics=self.metrics,
             policy=f"{config.llm_max_tokens} {config.second_look} {config.picture_reading}",
         )
         admission = Admission(config.max_held_bytes, config.max_held_items)
-        servicer = CoordinatorServicer(pipeline, self.vision, self.llm, cache, admission, config)
+        servicer = CoordinatorServicer(pipeline, self.vision, self.llm, cache, admission, config, self.metrics)
         coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
-        self._batches = _batches(config, pipeline, self.vision, admission)
+        self._batches = _batches(config, pipeline, self.vision, admission, self.metrics)
         batch_servicer = BatchServicer(
             self._batches,
             ItemLimits(config.max_image_bytes, config.max_open_items),
             lambda options: to_options(options, client=""),
         )
         batch_pb2_grpc.add_BatchServiceServicer_to_server(batch_servicer, server)
+        self._show(admission, cache)
+
+    def _show(self, admission: Admission, cache: ReportCache) -> None:
+        """Makes the metrics tell the state."""
+        states = self.metrics.states
+
+        async def look() -> None:
+            states.forget_backends()
+            for name, pool in (("vision", self.vision), ("llm", self.llm)):
+                if pool:
+                    states.look_at_pool(name, pool)
+            states.look_at_memory(admission, cache)
+            if self._batches:
+                await states.look_at_journal(self._batches)
+
+        self.metrics.on_look.append(look)
 
     def _opinion_stage(self) -> OpinionStage | None:
         if self.llm is None:
@@ -104,29 +122,45 @@ class CoordinatorService:
             picture_reading=self._config.picture_reading,
         )
 
-    def _backend(self, client: C, capacity: int, *, refuse: bool = False) -> Backend[C]:
-        return Backend(client, capacity, max_timeouts=self._config.max_timeouts, refuse_when_hung=refuse)
+    def _vision_backend(self, address: str) -> Backend[VisionClient]:
+        config = self._config
+        client = VisionClient(address, config.vision_channel)
+        return Backend(client, config.vision_concurrency, max_timeouts=config.max_timeouts, refuse_when_hung=False)
+
+    def _llm_backend(self, address: str) -> Backend[LlmClient]:
+        config = self._config
+        client = LlmClient(address, config.llm_channel)
+        return Backend(client, config.llm_concurrency, max_timeouts=config.max_timeouts, refuse_when_hung=True)
 
     async def start(self) -> None:
         """Begins to follow the backends, which are found when they come, and goes on with the batches of the journal.
 
         Raises:
-            MaifsError: JOURNAL_UNUSABLE.
+            MaifsError: JOURNAL_UNUSABLE; INVALID_CONFIG when a file of addresses cannot be used.
         """
+        config = self._config
         for pool in (self.vision, self.llm):
             if pool:
                 pool.start()
+        if self.vision and config.vision_addresses_file:
+            await self._follow(config.vision_addresses_file, self.vision, self._vision_backend)
+        if self.llm and config.llm_addresses_file:
+            await self._follow(config.llm_addresses_file, self.llm, self._llm_backend)
         if self._batches:
             await self._batches.start()
         _log.info(
             "ready",
             extra={
-                "vision": ", ".join(self._config.vision_address),
-                "llm": ", ".join(self._config.llm_address) or "none",
+                "vision": str(config.vision_addresses_file or ", ".join(config.vision_address)),
+                "llm": str(config.llm_addresses_file or ", ".join(config.llm_address) or "none"),
                 "fusion": self._model.id,
-                "batches": str(self._config.state_folder or "none: no state_folder is set"),
+                "batches": str(config.state_folder or "none: no state_folder is set"),
             },
         )
+
+    async def _follow(self, file: Path, pool: Pool[C], make: Callable[[str], Backend[C]]) -> None:
+        pool.replace(await asyncio.to_thread(read_addresses, file), make)
+        self._following.append(asyncio.ensure_future(follow(file, pool, make)))
 
     def drain(self) -> None:
         """See serving.server.Draining: those who watch a batch would wait for its end."""
@@ -140,6 +174,8 @@ class CoordinatorService:
 
     async def stop(self) -> None:
         """See serving.server.Service."""
+        for task in self._following:
+            await cancelled(task)
         if self._batches:
             await self._batches.stop()
         for explainer in self._explainers.values():
@@ -160,7 +196,11 @@ def _cache(config: CoordinatorConfig) -> ReportCache:
 
 
 def _batches(
-    config: CoordinatorConfig, pipeline: Pipeline, vision: Pool[VisionClient], admission: Admission
+    config: CoordinatorConfig,
+    pipeline: Pipeline,
+    vision: Pool[VisionClient],
+    admission: Admission,
+    metrics: CoordinatorMetrics,
 ) -> Batches | None:
     if config.state_folder is None:
         return None
@@ -182,5 +222,6 @@ def _batches(
         admission.share("batches"),
         concurrency=config.batch_concurrency,
         max_image_bytes=config.max_image_bytes,
+        on_failed=metrics.failed,
     )
     return Batches(journal, runner)

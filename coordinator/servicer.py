@@ -17,11 +17,13 @@ from coordinator.cache import ReportCache
 from coordinator.config import LANGUAGES, CoordinatorConfig
 from coordinator.counters import CallCounter, Counters
 from coordinator.llm_client import LlmClient
+from coordinator.metrics import CoordinatorMetrics
 from coordinator.pipeline import Options, Pipeline
 from coordinator.vision_client import Picture, VisionClient
 from maifs.common.v1 import image_pb2
 from maifs.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from serving import __version__
+from serving.access.caller import current_caller, metered
 from serving.errors import MaifsError, Reason
 from serving.item_stream import Item, ItemHandlers, ItemLimits, ItemStream, gather_bytes
 from serving.status import to_status
@@ -41,11 +43,12 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         cache: ReportCache,
         admission: Admission,
         config: CoordinatorConfig,
+        metrics: CoordinatorMetrics,
     ) -> None:
         self._pipeline, self._vision, self._llm, self._cache, self._config = pipeline, vision, llm, cache, config
         self._admission = admission
         self._limits = ItemLimits(config.max_image_bytes, config.max_open_items)
-        self._counters = Counters()
+        self._counters = Counters(metrics)
         self._start = time.monotonic()
         self._streams = itertools.count(1)
 
@@ -53,10 +56,10 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         self, request: coordinator_pb2.AnalyzeRequest, context: Any
     ) -> AsyncIterator[coordinator_pb2.AnalyzeResponse]:
         """One picture. What is refused fails the call; what is admitted ends with `report` or `error`."""
-        client = str(context.peer())
+        client = current_caller.get().client or str(context.peer())
         options = to_options(request.options, client, _deadline(context))
         data = await gather_bytes(request.image, self._config.max_image_bytes)
-        share = self._admission.share(client)
+        share = metered(self._admission.share(client))
         share.reserve(len(data))
         counter = CallCounter(self._counters)
         try:
@@ -81,7 +84,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
     ) -> AsyncIterator[Response]:
         """Many pictures on one stream."""
         deadline = _deadline(context)
-        client = f"{context.peer()} {next(self._streams)}"
+        client = current_caller.get().client or f"{context.peer()} {next(self._streams)}"
         counter = CallCounter(self._counters)
 
         def accepted(item_id: str, message: image_pb2.ItemAccepted) -> Response:
@@ -108,9 +111,8 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             queue_position=lambda: self._pipeline.waiting,
         )
         try:
-            async for response in ItemStream(self._limits, self._admission.share(client), handlers).run(
-                request_iterator
-            ):
+            room = metered(self._admission.share(client))
+            async for response in ItemStream(self._limits, room, handlers).run(request_iterator):
                 yield response
         finally:
             counter.close()
@@ -118,7 +120,14 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
     async def GetStatus(  # noqa: N802
         self, request: coordinator_pb2.GetStatusRequest, context: Any
     ) -> coordinator_pb2.GetStatusResponse:
-        """Backends, counters and limits."""
+        """Backends, counters and limits; limits alone where status is closed."""
+        limits = coordinator_pb2.CoordinatorLimits(
+            max_image_bytes=self._config.max_image_bytes,
+            max_items_per_stream_count=self._config.max_open_items,
+            max_held_bytes=self._config.max_held_bytes,
+        )
+        if not self._config.server.access.status:
+            return coordinator_pb2.GetStatusResponse(limits=limits, service_version=__version__)
         backends = await asyncio.gather(
             *(vision_status(backend) for backend in self._vision.backends),
             *(llm_status(backend) for backend in (self._llm.backends if self._llm else ())),
@@ -131,11 +140,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             held_bytes=self._admission.held_bytes,
             completed_items_count=self._counters.completed,
             failed_items_count=self._counters.failed,
-            limits=coordinator_pb2.CoordinatorLimits(
-                max_image_bytes=self._config.max_image_bytes,
-                max_items_per_stream_count=self._config.max_open_items,
-                max_held_bytes=self._config.max_held_bytes,
-            ),
+            limits=limits,
             service_version=__version__,
             uptime_seconds=time.monotonic() - self._start,
             waiting_items_count=self._pipeline.waiting,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 
 from coordinator.backends.backend import Backend
@@ -13,6 +14,7 @@ from coordinator.timings import Phases
 from coordinator.vision_client import Picture, VisionClient, VisionEvent
 from maifs.common.v1 import finding_pb2
 from serving.errors import MaifsError, Reason
+from serving.tracing import record, span
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Look:
         self._pool, self._picture, self._turn, self._phases = pool, picture, turn, phases
         self._left_s, self._deadline = timeout_s, deadline
         self._seen: set[int] = set()
+        self.resent = False
+        """Whether the picture was sent a second time."""
         self.identity = ""
         """Versions of the service that did the work; empty when they are not known."""
 
@@ -80,6 +84,7 @@ class Look:
     async def _send(self, events: Events) -> None:
         retry_delay_s = await self._try(events, self._turn, last=False)
         if retry_delay_s is not None:
+            self.resent = True
             await asyncio.sleep(retry_delay_s)
             await self._try(events, self._turn.again(), last=True)
 
@@ -91,8 +96,10 @@ class Look:
         """
         clock = asyncio.get_running_loop().time
         waiting = clock()
+        begin = time.perf_counter()
         async with self._pool.slot(turn) as backend:
             self._phases.add("queue", clock() - waiting)
+            record("queue", begin, time.perf_counter() - begin, backend="vision")
             start, identity = clock(), backend.identity
             timeout_s = min(self._left_s, self._deadline - start)
             try:
@@ -117,9 +124,10 @@ class Look:
             backend.timed_out()
 
     async def _forward(self, backend: Backend[VisionClient], events: Events, timeout_s: float) -> None:
-        async for event in backend.client.analyze(self._picture, timeout_s):
-            if isinstance(event, finding_pb2.ToolResult):
-                if event.tool in self._seen:
-                    continue
-                self._seen.add(event.tool)
-            events.put_nowait(event)
+        with span("vision", "CLIENT"):
+            async for event in backend.client.analyze(self._picture, timeout_s):
+                if isinstance(event, finding_pb2.ToolResult):
+                    if event.tool in self._seen:
+                        continue
+                    self._seen.add(event.tool)
+                events.put_nowait(event)

@@ -18,7 +18,7 @@ class Admission:
 
     def __init__(self, max_running: int, max_queued: int) -> None:
         self._max_running, self._max_queued = max_running, max_queued
-        self._active = 0
+        self._begun: dict[object, float] = {}
         self._completed = 0
         self._output_tokens = 0
         self._mean_duration_s = 1.0
@@ -30,7 +30,7 @@ class Admission:
         Raises:
             MaifsError: QUEUE_FULL with the time after which a place is likely.
         """
-        waiting = self._active - self._max_running
+        waiting = len(self._begun) - self._max_running
         if waiting >= self._max_queued:
             raise MaifsError(
                 Reason.QUEUE_FULL,
@@ -38,12 +38,12 @@ class Admission:
                 "Send the request again after the delay.",
                 retry_after_s=self._retry_after_s(),
             )
-        self._active += 1
-        start = time.monotonic()
+        place = object()
+        start = self._begun[place] = time.monotonic()
         try:
             yield
         finally:
-            self._active -= 1
+            del self._begun[place]
             self._mean_duration_s += _SMOOTHING * (time.monotonic() - start - self._mean_duration_s)
 
     def completed(self, output_tokens_count: int) -> None:
@@ -53,7 +53,8 @@ class Admission:
 
     def load(self) -> Load:
         """The counts now."""
-        return Load(self._active, self._completed, self._output_tokens)
+        oldest_s = time.monotonic() - next(iter(self._begun.values())) if self._begun else 0.0
+        return Load(len(self._begun), self._completed, self._output_tokens, oldest_s)
 
     def _retry_after_s(self) -> float:
         # One running request ends every mean / max_running seconds; half the queue ahead is a fair time to wait.

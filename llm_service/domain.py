@@ -100,6 +100,8 @@ class Load:
     active_requests_count: int
     completed_requests_count: int
     output_tokens_count: int
+    oldest_request_s: float = 0.0
+    """Age of the oldest active request."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -28,13 +28,14 @@ class Engine:
         llm: a running vllm.v1.engine.async_llm.AsyncLLM.
         config: limits.
         adapters: LoRA adapters that it has loaded.
+        on_step: see SchedulerWatch.
     """
 
-    def __init__(self, llm: Any, config: LlmConfig, adapters: LoadedAdapters) -> None:
+    def __init__(self, llm: Any, config: LlmConfig, adapters: LoadedAdapters, on_step: Callable[[int], None]) -> None:
         self._llm, self._config, self._adapters = llm, config, adapters
         self._admission = Admission(config.max_running_requests_count, config.max_queued_requests_count)
         self._rendering = Rendering(llm, config)
-        self._scheduler = SchedulerWatch(llm)
+        self._scheduler = SchedulerWatch(llm, on_step, keep_prometheus=bool(config.server.metrics.address))
         self._death_seen = asyncio.Event()
 
     @property

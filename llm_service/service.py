@@ -20,6 +20,7 @@ from llm_service.describe import describe
 from llm_service.domain import Delta, Finish, FinishReason
 from llm_service.engine import Engine, engine_dead
 from llm_service.launch import Launched, launch
+from llm_service.metrics import LlmMetrics
 from llm_service.requests import Constraint, Generation, Message, Role
 from llm_service.servicer import LlmServicer
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
@@ -45,7 +46,8 @@ class LlmServiceProcess:
 
     def __init__(self, config: LlmConfig) -> None:
         self._config = config
-        self._servicer = LlmServicer(config)
+        self.metrics = LlmMetrics()
+        self._servicer = LlmServicer(config, self.metrics)
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
         self._launching: asyncio.Future[Launched] | None = None
         self._engine: Engine | None = None
@@ -67,16 +69,27 @@ class LlmServiceProcess:
         folder = Path(self._sockets.name)
         self._launching = loop.run_in_executor(None, launch, self._config, folder, lambda: self._stopping)
         launched = await asyncio.shield(self._launching)
-        engine = Engine(launched.llm, self._config, await load_adapters(launched.llm, self._config.adapters))
+        adapters = await load_adapters(launched.llm, self._config.adapters)
+        engine = Engine(launched.llm, self._config, adapters, self.metrics.stepped)
         start = time.perf_counter()
         await _warm_up(engine)
         phases = {**launched.phases_s, "warm_up": round(time.perf_counter() - start, 3)}
         self._engine = engine
+        self._show(engine)
         description = describe(launched, self._config)
         self._servicer.open(engine, description)
         _log.info(
             "model loaded", extra={"model": description.model, "devices": description.devices, "phases_s": phases}
         )
+
+    def _show(self, engine: Engine) -> None:
+        """Makes the metrics tell the engine's state."""
+
+        async def look() -> None:
+            self.metrics.look(engine.load(), engine.engine_load())
+
+        self.metrics.on_look.append(look)
+        self.metrics.pass_on_vllm()
 
     async def wait_failed(self) -> MaifsError:
         """Returns ENGINE_DEAD when the engine's processes are gone."""

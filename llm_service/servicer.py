@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any
@@ -12,12 +13,15 @@ from llm_service.coalescing import MAX_DELTA_INTERVAL_S, coalesced
 from llm_service.config import LlmConfig
 from llm_service.domain import Delta, Finish, FinishReason, ModelDescription, TokenCandidate, TokenLogprob
 from llm_service.engine import Engine
+from llm_service.metrics import LlmMetrics
 from llm_service.requests import Constraint, Generation, Message, Role
 from maifs.common.v1 import finding_pb2
 from maifs.llm.v1 import llm_pb2, llm_pb2_grpc
 from serving import __version__
+from serving.access.caller import counted
 from serving.errors import MaifsError, Reason
 from serving.gpu.report import current_pin
+from serving.tracing import record
 
 _ROLES = {
     llm_pb2.ROLE_SYSTEM: Role.SYSTEM,
@@ -33,8 +37,8 @@ _REASONS = {
 class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     """The gRPC methods. Answers UNAVAILABLE until `open`."""
 
-    def __init__(self, config: LlmConfig) -> None:
-        self._config = config
+    def __init__(self, config: LlmConfig, metrics: LlmMetrics) -> None:
+        self._config, self._metrics = config, metrics
         self._opened: tuple[Engine, ModelDescription] | None = None
 
     def open(self, engine: Engine, description: ModelDescription) -> None:
@@ -55,13 +59,16 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
                 Reason.INVALID_REQUEST,
                 f"delta_interval_seconds = {interval_s}: must be between 0 and {MAX_DELTA_INTERVAL_S:g}.",
             )
-        async with aclosing(coalesced(engine.generate(_generation(request)), interval_s)) as events:
-            async for event in events:
-                match event:
-                    case Delta(text, logprobs):
-                        yield llm_pb2.GenerateResponse(delta=text, logprobs=map(_token_logprob, logprobs))
-                    case Finish():
-                        yield llm_pb2.GenerateResponse(finish=_finish(event))
+        with counted(request.ByteSize()):
+            async with aclosing(coalesced(engine.generate(_generation(request)), interval_s)) as events:
+                async for event in events:
+                    match event:
+                        case Delta(text, logprobs):
+                            yield llm_pb2.GenerateResponse(delta=text, logprobs=map(_token_logprob, logprobs))
+                        case Finish():
+                            self._metrics.finished(event)
+                            _trace(event)
+                            yield llm_pb2.GenerateResponse(finish=_finish(event))
 
     async def WarmPrefix(  # noqa: N802 - the contract's name
         self, request: llm_pb2.WarmPrefixRequest, context: Any
@@ -69,6 +76,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         """See the contract."""
         engine, _ = self._ready()
         warmed = await engine.warm_prefix(_messages(request.messages), request.adapter)
+        self._metrics.warmed(warmed)
         return llm_pb2.WarmPrefixResponse(
             prompt_tokens_count=warmed.prompt_tokens_count,
             cached_prompt_tokens_count=warmed.cached_prompt_tokens_count,
@@ -192,6 +200,15 @@ def _layout(model: ModelDescription) -> llm_pb2.ParallelLayout:
         padding_kv_cache_ratio=model.padding_kv_cache_ratio,
         profile=model.profile,
     )
+
+
+def _trace(finish: Finish) -> None:
+    """Spans of the phases of an answer, which the engine tells at its end."""
+    begin = time.perf_counter() - finish.timings_s.get("total", 0.0)
+    for phase in ("queue", "prefill", "decode"):
+        seconds = finish.timings_s.get(phase, 0.0)
+        record(phase, begin, seconds)
+        begin += seconds
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Iterable
 from contextvars import ContextVar
 
+from serving.trace_context import outgoing_trace
+
 METADATA_KEY = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -28,5 +30,5 @@ def request_id_from(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
 
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
-    """Metadata that hands the current request id on to a backend."""
-    return ((METADATA_KEY, current_request_id.get() or new_request_id()),)
+    """Metadata that hands the current request id and trace on to a backend."""
+    return ((METADATA_KEY, current_request_id.get() or new_request_id()), *outgoing_trace())

@@ -27,6 +27,7 @@ from serving.metrics.config import MetricsConfig
 from serving.metrics.listener import Exposition
 from serving.metrics.registry import ServiceMetrics
 from serving.notify import Notifier, beside
+from serving.tracing import TracingConfig, server_span
 
 _log = logging.getLogger(__name__)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -59,6 +60,8 @@ class ServerConfig:
     standard error goes there, JSON otherwise."""
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     """Where it shows its metrics."""
+    tracing: TracingConfig = field(default_factory=TracingConfig)
+    """Where it sends its traces."""
 
     def faults(self) -> list[str]:
         """See serving.config."""
@@ -151,7 +154,7 @@ async def serve(
     notifier = Notifier.from_environment()
     metrics = service.metrics if isinstance(service, Measured) else ServiceMetrics()
     exposition = Exposition(config.metrics, metrics.text)
-    interceptors = [Around(metrics.request), ServiceInterceptor(), access.interceptor]
+    interceptors = [Around(metrics.request), Around(server_span), ServiceInterceptor(), access.interceptor]
     server = grpc.aio.server(interceptors=interceptors, options=_server_options())
     health = health_aio.HealthServicer()
     try:

@@ -8,6 +8,7 @@ wait as encoded bytes.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import TypeVar
 import torch
 
 from serving.errors import MaifsError, Reason
+from serving.tracing import record, span
 from vision_service.calibration import Calibration
 from vision_service.decoding.decoder import Decoder, OpenedPicture
 from vision_service.domain import HeatMap, Tool, ToolName, ToolResult
@@ -108,6 +110,7 @@ class Analyzer:
             await self.memory.acquire(wanted_bytes)
             size_bytes = wanted_bytes
             queue_s = time.perf_counter() - start
+            record("queue", start, queue_s)
             substrate, timings_s = await self._run(lambda: _prepare(picture, self.device))
             chosen = [tool for name, tool in self.tools.items() if not names or name in names]
             running = {self._run_tool(tool, substrate) for tool in chosen}
@@ -127,7 +130,8 @@ class Analyzer:
             self._decoded.release()
 
     def _run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._pool, self._work, work)
+        context = contextvars.copy_context()  # request id and trace, for what is logged in the thread
+        return asyncio.get_running_loop().run_in_executor(self._pool, context.run, self._work, work)
 
     def _work(self, work: Callable[[], T]) -> T:
         key = object()
@@ -159,7 +163,11 @@ class Analyzer:
         return time.monotonic() - min(begun) if begun else 0.0
 
     def _run_tool(self, tool: Tool, substrate: Substrate) -> asyncio.Future[ToolResult]:
-        return self._run(lambda: run_tool(tool, substrate, self.calibration))
+        def run() -> ToolResult:
+            with span(f"tool {tool.name.value}"):
+                return run_tool(tool, substrate, self.calibration)
+
+        return self._run(run)
 
     def close(self) -> None:
         """Ends the workers after the work in hand."""
@@ -179,7 +187,8 @@ async def _settle(running: set[asyncio.Future[ToolResult]]) -> None:
 def _prepare(picture: OpenedPicture, device: torch.device) -> tuple[Substrate, dict[str, float]]:
     """Decodes, and computes what several tools would otherwise compute at the same moment."""
     start = time.perf_counter()
-    substrate = picture.decode(device)
+    with span("decode"):
+        substrate = picture.decode(device)
     decoded = time.perf_counter()
     _ = substrate.luma, substrate.jpeg, substrate.stratum, substrate.sha256
     return substrate, {"decode": decoded - start, "substrate": time.perf_counter() - decoded}

@@ -20,6 +20,7 @@ from vision_service.device import choose_device, describe_device
 from vision_service.domain import Outcome, Tool, ToolName
 from vision_service.learned.plugins import load_plugins, with_plugins
 from vision_service.memory import MemoryBudget, limit_device
+from vision_service.metrics import VisionMetrics
 from vision_service.servicer import VisionServicer
 from vision_service.tools import TOOLS
 from vision_service.tools.watermark import make_tool
@@ -48,10 +49,12 @@ class VisionService:
             config.limits, device, config.workers, config.max_queued_items, calibration, memory, tools
         )
         self._config = config
+        self.metrics = VisionMetrics()
 
     def register(self, server: grpc.aio.Server) -> None:
         """See serving.server.Service."""
-        vision_pb2_grpc.add_VisionServiceServicer_to_server(VisionServicer(self._analyzer, self._config), server)
+        servicer = VisionServicer(self._analyzer, self._config, self.metrics)
+        vision_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
 
     async def start(self) -> None:
         """Passes a picture through all tools: imports, kernels and caches are warm before the first client comes.

@@ -8,6 +8,7 @@ from typing import Any
 
 from maifs.vision.v1 import vision_pb2, vision_pb2_grpc
 from serving import __version__
+from serving.access.caller import counted, metered
 from serving.channel import INLINE_BYTES
 from serving.errors import MaifsError, Reason
 from serving.gpu.report import current_pin
@@ -19,6 +20,7 @@ from vision_service.convert import TOOL_NAMES, TOOL_NUMBERS, to_result, to_tool_
 from vision_service.decoding.pictures import FORMATS
 from vision_service.device import describe_device
 from vision_service.domain import ToolName
+from vision_service.metrics import VisionMetrics
 
 Response = vision_pb2.AnalyzeStreamResponse
 
@@ -26,21 +28,20 @@ Response = vision_pb2.AnalyzeStreamResponse
 class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
     """Translates between the contract and the analyzer."""
 
-    def __init__(self, analyzer: Analyzer, config: VisionConfig) -> None:
-        self._analyzer, self._config = analyzer, config
+    def __init__(self, analyzer: Analyzer, config: VisionConfig, metrics: VisionMetrics) -> None:
+        self._analyzer, self._config, self._metrics = analyzer, config, metrics
         self._budget = ByteBudget(config.max_held_bytes)
+        metrics.show(analyzer, self._budget, config.workers)
         self._limits = ItemLimits(config.limits.max_image_bytes, config.max_open_items_per_stream)
 
     async def Analyze(self, request: vision_pb2.AnalyzeRequest, context: Any) -> vision_pb2.AnalyzeResponse:  # noqa: N802
         """One picture, one answer."""
         data = await gather_bytes(request.image, min(self._config.limits.max_image_bytes, INLINE_BYTES))
-        self._budget.reserve(len(data))
-        try:
+        with counted(len(data), self._budget):
             async for event in self._analyzer.analyze(data, _tool_names(request.tools)):
                 if isinstance(event, Analysis):
+                    self._metrics.analysed(event)
                     return vision_pb2.AnalyzeResponse(result=await asyncio.to_thread(to_result, event))
-        finally:
-            self._budget.release(len(data))
         raise MaifsError(Reason.INTERNAL, "The analysis ended without a result.")
 
     async def AnalyzeStream(  # noqa: N802
@@ -49,17 +50,22 @@ class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
         """Many pictures on one stream."""
         handlers = ItemHandlers(
             accepted=lambda item_id, accepted: Response(item_id=item_id, accepted=accepted),
-            failed=lambda item_id, error: Response(item_id=item_id, error=to_status(error)),
+            failed=self._failed,
             process=self._process,
             is_terminal=lambda response: response.WhichOneof("event") in {"result", "error"},
             queue_position=lambda: self._analyzer.waiting,
         )
-        async for response in ItemStream(self._limits, self._budget, handlers).run(request_iterator):
+        async for response in ItemStream(self._limits, metered(self._budget), handlers).run(request_iterator):
             yield response
+
+    def _failed(self, item_id: str, error: MaifsError) -> Response:
+        self._metrics.failed(error.reason)
+        return Response(item_id=item_id, error=to_status(error))
 
     async def _process(self, item: Item) -> AsyncGenerator[Response, None]:
         async for event in self._analyzer.analyze(item.data, _tool_names(item.opening.tools)):
             if isinstance(event, Analysis):
+                self._metrics.analysed(event)
                 result = await asyncio.to_thread(to_result, event)  # PNG encoding
                 yield Response(item_id=item.item_id, result=result)
             else:

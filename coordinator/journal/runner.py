@@ -55,6 +55,7 @@ class BatchRunner:
         *,
         concurrency: int,
         max_image_bytes: int,
+        on_failed: Callable[[Reason], None] = lambda _: None,
     ) -> None:
         """Puts the parts together.
 
@@ -65,7 +66,9 @@ class BatchRunner:
             share: room for encoded pictures in memory, of which the calls that bring their own have the rest.
             concurrency: most items under way at a time.
             max_image_bytes: largest file; one that was accepted under a larger limit fails.
+            on_failed: called with the reason when an item ends without a report.
         """
+        self._on_failed = on_failed
         self._journal, self._analyze, self._is_ready, self._share = journal, analyze, is_ready, share
         self._concurrency, self._max_image_bytes = concurrency, max_image_bytes
         self._running: dict[int, _Running] = {}
@@ -90,6 +93,11 @@ class BatchRunner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def running(self) -> int:
+        """Items under way."""
+        return len(self._running)
 
     def is_running(self, number: int) -> bool:
         """Whether an item is under way."""
@@ -177,6 +185,8 @@ class BatchRunner:
             _log.exception("item failed", extra={"batch": batch.batch_id, "position": item.position})
             outcome = failure(MaifsError(Reason.INTERNAL, f"The service failed unexpectedly: {type(error).__name__}."))
         if outcome is not None:
+            if outcome.state is ItemState.FAILED:
+                self._on_failed(Reason[outcome.reason])
             await self._save(batch, item, outcome)
 
     async def _report(self, batch: QueuedBatch, item: ItemRecord) -> Outcome:

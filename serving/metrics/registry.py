@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from serving import __version__
 from serving.gpu.report import current_pin
@@ -19,6 +27,8 @@ from serving.metrics.gpu import GpuMetrics
 from serving.status import reason_in
 
 _log = logging.getLogger(__name__)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and histogram, which no question needs
 
 REFRESH_TIMEOUT_S = 5.0
 """For what is asked at each look; Prometheus itself gives up after 10 s."""
