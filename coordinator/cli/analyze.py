@@ -13,27 +13,26 @@ from typing import TypeAlias
 import grpc
 
 from coordinator.cli.clock import RunClock
+from coordinator.cli.finished import FinishedBatch, find_finished
+from coordinator.cli.journal import STATE_FOLDER
 from coordinator.cli.output import OutputFolder
 from coordinator.cli.progress import Display
 from coordinator.cli.sources import Collection, Source
 from coordinator.cli.terminal import Terminal
 from coordinator.client.async_client import DEFAULT_CONCURRENCY, EMBEDDED_LLM_TIMEOUT_S, EMBEDDED_LLM_WAIT_S
 from coordinator.client.batch import BatchRequest, BatchRun
+from coordinator.client.connection import connect
 from coordinator.client.stream import Event, Failed, Reported, RunOptions, StreamRun
-from coordinator.client.target import choose, find_model, status_of
+from coordinator.client.target import Choice, choose, find_model, status_of
 from coordinator.embedded import EmbeddedOptions, EmbeddedServices, embedded_services
 from coordinator.render.document import error_document, report_document
 from coordinator.render.labels import Labels
 from coordinator.render.schema import Document
 from maifs.coordinator.v1 import batch_pb2, coordinator_pb2, coordinator_pb2_grpc
-from serving.channel import open_channel
 from serving.errors import ExitCode, MaifsError, Reason
 from serving.requests import current_request_id, new_request_id
 
 Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
-
-STATE_FOLDER = ".maifs"
-"""Where the journal of services of our own lies, below the folder of the reports."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class AnalyzeSettings:
     concurrency: int | None
     lang: str
     out: Path | None
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Analysis:
         self.known_count = 0
         """Pictures that were done before this run."""
         self._batch: BatchRun | None = None
+        self._finished: FinishedBatch | None = None
         self._embedded = False
 
     async def run(self, found: Collection) -> ExitCode:
@@ -82,7 +83,12 @@ class Analysis:
         current_request_id.set(new_request_id())
         output = OutputFolder(self._settings.out, self._labels, found.sources) if self._settings.out else None
         try:
-            await self._analyze(found, output)
+            choice = await choose(self._settings.address)
+            self._finished = None if choice.address else await self._find_finished(found)
+            if self._finished:
+                await self._show_finished(self._finished, found, output)
+            else:
+                await self._analyze(found, output, choice)
         except BaseException:
             with contextlib.suppress(MaifsError):
                 self._write_index(output)  # over what was done before the end
@@ -90,8 +96,22 @@ class Analysis:
         self._write_index(output)
         return self.worst
 
-    async def _analyze(self, found: Collection, output: OutputFolder | None) -> None:
-        async with self._coordinator() as coordinator, open_channel(coordinator.address) as channel:
+    async def _find_finished(self, found: Collection) -> FinishedBatch | None:
+        """An earlier run with services of its own, when it has left nothing to do."""
+        out, pictures = self._settings.out, [source.picture for source in found.sources]
+        if out is None or len(pictures) < 2 or self._settings.fresh:
+            return None
+        return await find_finished(out / STATE_FOLDER, batch_id(self._settings), pictures)
+
+    async def _show_finished(self, finished: FinishedBatch, found: Collection, output: OutputFolder | None) -> None:
+        self._terminal.note("Nothing is left to do: every picture has its end from an earlier run.")
+        self._display.begin(len(found.sources))
+        async with contextlib.aclosing(finished.events()) as events:
+            async for event in events:
+                await self._take(event, found.sources, output)
+
+    async def _analyze(self, found: Collection, output: OutputFolder | None, choice: Choice) -> None:
+        async with self._coordinator(choice) as coordinator, connect(coordinator.address) as channel:
             stub: Stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
             status = await status_of(stub, coordinator.address)
             options = self._run_options(status.limits, embedded=coordinator.services is not None)
@@ -116,7 +136,7 @@ class Analysis:
         """
         pictures = [source.picture for source in found.sources]
         if self._settings.out and len(pictures) > 1:
-            request = batch_request(self._settings.out, options, self._settings.concurrency)
+            request = batch_request(self._settings, options)
             self._batch = BatchRun(channel, coordinator.address, pictures, request)
             try:
                 async with contextlib.aclosing(self._batch.events()) as events:
@@ -151,8 +171,7 @@ class Analysis:
             self._terminal.note(f"Index: {index}")
 
     @contextlib.asynccontextmanager
-    async def _coordinator(self) -> AsyncIterator[Coordinator]:
-        choice = await choose(self._settings.address)
+    async def _coordinator(self, choice: Choice) -> AsyncIterator[Coordinator]:
         if choice.note:
             self._terminal.note(f"{choice.note} Starting services for this run.")
         if choice.address:
@@ -194,6 +213,7 @@ class Analysis:
             max_image_bytes=limits.max_image_bytes or 2**63 - 1,
             analyze=coordinator_pb2.AnalyzeOptions(
                 skip_llm=not self._settings.use_llm,
+                skip_cache=self._settings.fresh,
                 llm_timeout_seconds=EMBEDDED_LLM_TIMEOUT_S if embedded else 0.0,
                 llm_wait_seconds=self._llm_wait_s(embedded=embedded),
                 language=self._settings.lang,
@@ -206,7 +226,8 @@ class Analysis:
         if isinstance(event, Reported | Failed):
             document = await asyncio.to_thread(self._document, event, sources[event.index], output)
             self.done_count += 1
-            if self._batch and event.index in self._batch.known:
+            known = self._finished or self._batch
+            if known and event.index in known.known:
                 self.known_count += 1
                 self._terminal.show_known(document)
             else:
@@ -234,19 +255,20 @@ class Analysis:
         self.worst = max(self.worst, code)
 
 
-def batch_request(out: Path, options: RunOptions, concurrency: int | None) -> BatchRequest:
-    """The batch of a run: the same output folder and the same kind of reports are the same batch.
+def batch_id(settings: AnalyzeSettings) -> str:
+    """The batch of a run: the same output folder and the same kind of reports are the same batch."""
+    assert settings.out
+    identity = f"{settings.out.absolute()}\0{settings.lang}\0{not settings.use_llm}"
+    return f"analyze-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
-    Args:
-        out: folder of the reports.
-        options: of the run.
-        concurrency: most pictures under way at a time; None: the coordinator's setting.
-    """
-    analyze = options.analyze
-    identity = f"{out.absolute()}\0{analyze.language}\0{analyze.skip_llm}"
+
+def batch_request(settings: AnalyzeSettings, options: RunOptions) -> BatchRequest:
+    """What a run asks of the journal."""
+    assert settings.out
     return BatchRequest(
-        batch_id=f"analyze-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}",
-        title=f"analyze --out {str(out.absolute()).encode('utf-8', 'replace').decode()}",
-        options=batch_pb2.BatchOptions(analyze=analyze, max_running_items_count=concurrency or 0),
+        batch_id=batch_id(settings),
+        title=f"analyze --out {str(settings.out.absolute()).encode('utf-8', 'replace').decode()}",
+        options=batch_pb2.BatchOptions(analyze=options.analyze, max_running_items_count=settings.concurrency or 0),
         max_image_bytes=options.max_image_bytes,
+        fresh=settings.fresh,
     )

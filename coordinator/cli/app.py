@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from coordinator.cli import batch, common, completion, gpu, install
+from coordinator.cli import batch, common, completion, connection, gpu, install, token
 from coordinator.cli.common import EPILOG, Address, examples, run_or_exit
+from coordinator.cli.journal import ReportsFolder
 from serving import __version__
+from serving.channel_security import ChannelSecurity
 from serving.errors import ExitCode, MaifsError
 
 app = typer.Typer(
@@ -26,6 +28,7 @@ app.add_typer(gpu.app, name="gpu")
 app.add_typer(batch.app, name="batch")
 app.command(epilog=install.EPILOG)(install.install)
 app.command(epilog=install.EPILOG)(install.uninstall)
+app.command(epilog=token.EPILOG)(token.token)
 app.command(epilog=completion.EPILOG)(completion.completion)
 
 
@@ -40,8 +43,15 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    ca_file: connection.CaFile = None,
+    certificate_file: connection.CertificateFile = None,
+    key_file: connection.KeyFile = None,
+    server_name: connection.ServerName = "",
+    token_file: connection.TokenFile = None,
+    insecure: connection.Insecure = False,
 ) -> None:
     """Options before the command."""
+    connection.note(ChannelSecurity(ca_file, certificate_file, key_file, server_name, token_file, insecure))
 
 
 @app.command(
@@ -51,6 +61,7 @@ def _common(
             "coordinator-cli analyze ~/Pictures --out reports",
             "pages, maps and an index; run again, it goes on where it stopped",
         ),
+        ("coordinator-cli analyze ~/Pictures --out reports --fresh", "all of them anew"),
         (
             "coordinator-cli analyze inbox --json --no-llm > reports.jsonl",
             "one JSON object per picture, without the language model",
@@ -91,6 +102,12 @@ def analyze(
         Literal["en", "ko"],
         typer.Option("--lang", help="Language of labels and of the explanation."),
     ] = "en",
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Analyse again what has a report already, of an earlier run or in the coordinator's cache."
+        ),
+    ] = False,
     concurrency: Annotated[
         int | None,
         typer.Option("--concurrency", metavar="N", min=1, help="Most pictures under way at a time. Default: 8."),
@@ -120,7 +137,13 @@ def analyze(
         terminal.note(f"Skipped {found.skipped_count} file(s) in folders: no image extension, or hidden.")
     display = terminal.display()
     settings = AnalyzeSettings(
-        address=address, use_llm=not no_llm, llm_wait_s=llm_wait, concurrency=concurrency, lang=lang, out=out
+        address=address,
+        use_llm=not no_llm,
+        llm_wait_s=llm_wait,
+        concurrency=concurrency,
+        lang=lang,
+        out=out,
+        fresh=fresh,
     )
     run = Analysis(settings, terminal, display)
     try:
@@ -213,11 +236,12 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file.")] = None,
     lang: Annotated[Literal["en", "ko"], typer.Option("--lang", help="Language of labels.")] = "en",
     address: Address = None,
+    folder: ReportsFolder = None,
 ) -> None:
-    """Show a report that exists already, as text, JSON or HTML: from its file, or from the coordinator's journal."""
+    """Show a report that exists already, as text, JSON or HTML: from its file, or from a journal."""
     from coordinator.cli import report as stored
 
-    run_or_exit(stored.show(stored.Wanted(what, item, address), form, lang, out))
+    run_or_exit(stored.show(stored.Wanted(what, item, address, folder), form, lang, out))
 
 
 @app.command(

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 from rich.console import Console
 
-from coordinator.cli.batch import all_items, batches, find_batch
+from coordinator.cli.journal import all_items, find_batch, open_journal
 from coordinator.cli.terminal import PIPE_WIDTH
 from coordinator.client.batch_submit import item_name
 from coordinator.client.pictures import FilePicture
@@ -27,12 +27,10 @@ from coordinator.render.text import report_text
 from maifs.common.v1 import finding_pb2, image_pb2
 from maifs.coordinator.v1 import batch_pb2
 from serving.errors import MaifsError, Reason
-from serving.requests import outgoing_metadata
 from serving.status import from_status
 
 Form = Literal["text", "json", "html"]
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +57,8 @@ class Wanted:
     """Position or path of a picture of the batch."""
     address: str | None
     """The coordinator whose journal is asked."""
+    folder: Path | None = None
+    """Folder of reports whose journal is read instead."""
 
 
 async def show(wanted: Wanted, form: Form, lang: str, out: Path | None) -> None:
@@ -87,11 +87,11 @@ async def find_report(wanted: Wanted) -> StoredReport:
     Raises:
         MaifsError: UNKNOWN_BATCH, UNKNOWN_REPORT, FILE_UNREADABLE; the item's own error when it has no report.
     """
-    what, address = wanted.what, wanted.address
+    what = wanted.what
     if wanted.item is not None:
-        return await _of_batch(what, wanted.item, address)
+        return await _of_batch(wanted, wanted.item)
     if _SHA256.fullmatch(what):
-        return await _of_content(bytes.fromhex(what), None, address)
+        return await _of_content(wanted, bytes.fromhex(what), None)
     path = Path(what)
     try:
         if path.suffix.lower() == ".json":
@@ -103,7 +103,7 @@ async def find_report(wanted: Wanted) -> StoredReport:
             f"{what!r} cannot be read: {error.strerror}.",
             "Name a JSON report, a picture, the SHA-256 of one, or a batch and one of its items.",
         ) from error
-    return await _of_content(digest, str(path), address)
+    return await _of_content(wanted, digest, str(path))
 
 
 def _digest(path: Path) -> bytes:
@@ -140,12 +140,12 @@ def _heat_map(folder: Path, about: Any) -> finding_pb2.HeatMap:
     return heat_map
 
 
-async def _of_batch(batch_name: str, item: str, address: str | None) -> StoredReport:
-    async with batches(address) as stub:
-        batch = await find_batch(stub, batch_name)
+async def _of_batch(wanted: Wanted, item: str) -> StoredReport:
+    async with open_journal(wanted.address, wanted.folder) as journal:
+        batch = await find_batch(journal, wanted.what)
         position = int(item) if item.isascii() and item.isdigit() else 0
         if not position:
-            names = {found.name: found.position async for found in all_items(stub, batch.batch_id)}
+            names = {found.name: found.position async for found in all_items(journal, batch.batch_id)}
             position = names.get(item) or names.get(item_name(FilePicture(Path(item)))) or 0
         if not position:
             raise MaifsError(
@@ -154,13 +154,12 @@ async def _of_batch(batch_name: str, item: str, address: str | None) -> StoredRe
                 f"`coordinator-cli batch show {batch.batch_id}` lists its items.",
             )
         request = batch_pb2.GetReportRequest(batch_id=batch.batch_id, position=position)
-        return _stored(await stub.GetReport(request, timeout=_TIMEOUT_S, metadata=outgoing_metadata()), None)
+        return _stored(await journal.get_report(request), None)
 
 
-async def _of_content(sha256: bytes, path: str | None, address: str | None) -> StoredReport:
-    async with batches(address) as stub:
-        request = batch_pb2.GetReportRequest(sha256=sha256)
-        return _stored(await stub.GetReport(request, timeout=_TIMEOUT_S, metadata=outgoing_metadata()), path)
+async def _of_content(wanted: Wanted, sha256: bytes, path: str | None) -> StoredReport:
+    async with open_journal(wanted.address, wanted.folder) as journal:
+        return _stored(await journal.get_report(batch_pb2.GetReportRequest(sha256=sha256)), path)
 
 
 def _stored(response: batch_pb2.GetReportResponse, path: str | None) -> StoredReport:

@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from coordinator.cli.analyze import STATE_FOLDER
+from coordinator.cli.journal import STATE_FOLDER
 from coordinator.cli.terminal import Style, Terminal
 from coordinator.client import Options
 from coordinator.ui.serve import UiSettings, serve

@@ -50,6 +50,8 @@ class BatchRequest:
     title: str
     options: batch_pb2.BatchOptions
     max_image_bytes: int
+    fresh: bool = False
+    """Analyse again what has ended."""
 
 
 class BatchRun:
@@ -143,6 +145,7 @@ class BatchRun:
             title=self._request.title,
             options=self._request.options,
             retry_failed=True,
+            retry_ended=self._request.fresh,
         )
         async for event in self._submit.run(begin):
             self._last_answer = time.monotonic()
@@ -225,6 +228,8 @@ class BatchRun:
             return
         request = batch_pb2.GetReportRequest(batch_id=self._request.batch_id, position=item.position)
         response = await self._stub.GetReport(request, metadata=outgoing_metadata())
+        if not response.HasField("report"):
+            return  # somebody asked for it anew meanwhile: it will end again
         await self._finish(Reported(index, response.report))
 
     async def _finish(self, event: Reported | Failed) -> None:

@@ -2,68 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from unittest.mock import MagicMock
 
 import grpc
-import numpy as np
 import pytest
-from PIL import Image
 
-from coordinator.cli.__main__ import main
 from coordinator.cli.analyze import Analysis, AnalyzeSettings
 from coordinator.cli.progress import NoDisplay
 from coordinator.cli.terminal import Style, Terminal
 from coordinator.client.batch import BatchRequest, BatchRun
-from coordinator.config import CoordinatorConfig
 from maifs.coordinator.v1 import batch_pb2
 from serving.errors import ExitCode, MaifsError, Reason
 from serving.item_stream import Item
-from serving.server import ServerConfig
 from tests.conftest import ROOT
 from tests.coordinator.batches import until
-from tests.coordinator.conftest import World
+from tests.coordinator.world_thread import WorldThread, analysed, analyze, command, write_picture
 from tests.processes import socket_folder
-
-
-class WorldThread:
-    """Coordinator and simulated vision on an event loop of their own, beside that of the command under test."""
-
-    def __init__(self, folder: Path) -> None:
-        config = CoordinatorConfig(
-            server=ServerConfig(f"unix:{folder}/c.sock"),
-            vision_address=(f"unix:{folder}/v.sock",),
-            llm_address=(),
-            state_folder=folder / "state",
-            cache_bytes=0,
-        )
-        self.address = config.server.address
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.world = World(folder, config)
-        self.wait(self.world.start(llm=False))
-
-    def wait(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
-
-    async def event(self) -> asyncio.Event:
-        return asyncio.Event()
-
-    def set(self, event: asyncio.Event) -> None:
-        self._loop.call_soon_threadsafe(event.set)
-
-    def close(self) -> None:
-        self.wait(self.world.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 @pytest.fixture
@@ -81,24 +43,6 @@ def pictures(tmp_path: Path) -> Path:
     for seed, name in enumerate("abc"):
         write_picture(folder / f"{name}.png", seed)
     return folder
-
-
-def write_picture(path: Path, seed: int) -> Path:
-    pixels = np.random.default_rng(seed).integers(0, 255, (16, 24, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def analyze(server: WorldThread, *arguments: str | Path) -> int:
-    return main(["analyze", *map(str, arguments), "--no-llm", "--address", server.address])
-
-
-def command(server: WorldThread, *arguments: str | Path) -> int:
-    return main([*map(str, arguments), "--address", server.address])
-
-
-def analysed(server: WorldThread) -> int:
-    return len(server.world.vision.items)
 
 
 def batch_id(server: WorldThread, capsys: pytest.CaptureFixture[str]) -> str:
@@ -332,3 +276,20 @@ def test_an_output_folder_that_is_read_only_ends_the_command_before_it_begins(
     (tmp_path / "out").mkdir(mode=0o500)
     assert analyze(server, pictures, "--out", tmp_path / "out") == ExitCode.USAGE
     assert analysed(server) == 0
+
+
+def test_fresh_analyses_everything_again_and_the_new_reports_stay(
+    server: WorldThread, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def request_ids(*more: str) -> dict[str, str]:
+        assert analyze(server, pictures, "--out", tmp_path / "out", "--json", *more) == ExitCode.OK
+        documents = map(json.loads, capsys.readouterr().out.splitlines())
+        return {document["path"]: document["request_id"] for document in documents}
+
+    first = request_ids()
+    anew = request_ids("--fresh")
+    assert anew.keys() == first.keys()
+    assert not set(anew.values()) & set(first.values())
+    assert analysed(server) == 6
+    assert request_ids() == anew
+    assert analysed(server) == 6
