@@ -13,8 +13,10 @@ from tests.processes import ServiceProcess, socket_folder
 
 @pytest.fixture(scope="package")
 def service() -> Iterator[ServiceProcess]:
-    with socket_folder() as folder, start_llm(folder) as process:
-        yield process.wait_serving(180)
+    with socket_folder() as folder:
+        shown = {"server.metrics.address": f"unix:{folder}/metrics.sock"}
+        with start_llm(folder, **shown) as process:
+            yield process.wait_serving(180)
 
 
 @pytest.fixture

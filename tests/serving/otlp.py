@@ -24,7 +24,7 @@ class Span:
     attributes: dict[str, str]
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc]
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """To be entered with `with`."""
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[mi
         self._lock = threading.Lock()
         self._spans: list[Span] = []
         self._server = grpc.server(ThreadPoolExecutor(2))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         self._server.add_insecure_port(self.endpoint)
 
     def __enter__(self) -> Collector:
