@@ -1,4 +1,4 @@
-"""Embeds RivaGAN marks with the encoder of the wheel invisible-watermark 0.2.0, to measure the decoder against."""
+"""RivaGAN marks by the encoder of the wheel invisible-watermark 0.2.0, and p-values on unmarked pictures."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from benchmarks.camera import ByteArray
+from vision_service.tools.watermark.dwt_marks import match_payload
 from vision_service.tools.watermark.onnx_weights import read_float_tensors
-from vision_service.tools.watermark.payloads import Payload
+from vision_service.tools.watermark.payloads import RIVAGAN_PAYLOADS, Payload
+from vision_service.tools.watermark.rivagan import BITS, load_decoder, soft_bits
 
 _STRENGTH = 0.016
 """Largest change of a pixel in the scheme, of a range of 2."""
@@ -52,3 +55,12 @@ def embed_rivagan(rgb: ByteArray, payload: Payload) -> ByteArray:
         change = _layer(_norm(_layer(torch.cat([frame, carrier], dim=1), "_conv.0"), "_conv.2"), "_conv.3")
         marked = (frame + _STRENGTH * change).clamp(-1.0, 1.0)
     return np.ascontiguousarray(((marked[0].permute(1, 2, 0) + 1.0) * 127.5).numpy().astype(np.uint8)[:, :, ::-1])
+
+
+def null_p_values(rgb: ByteArray, payloads: int = 400) -> npt.NDArray[np.float64]:
+    """p-values of an unmarked picture for the packaged payload (first) and for random ones, shape (1 + payloads,)."""
+    rng = np.random.default_rng(7)
+    random = [Payload("", rng.integers(0, 2, BITS).astype(np.int8)) for _ in range(payloads)]
+    device = torch.device("cpu")
+    bits = soft_bits(rgb, load_decoder(device), device)
+    return np.array([10 ** match_payload(bits[None], p, period=1).log10_p for p in (*RIVAGAN_PAYLOADS, *random)])

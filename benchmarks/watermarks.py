@@ -1,6 +1,7 @@
-"""Embeds the open dwtDct and dwtDctSvd watermarks, and measures how the decoders find them after laundering.
+"""Embeds the open dwtDct, dwtDctSvd and RivaGAN watermarks, and measures how the decoders find them after laundering.
 
-Run: python -m benchmarks.watermarks --data DIR [--limit N]
+Run: python -m benchmarks.watermarks [--data DIR] [--limit N] [--schemes dwt_dct dwt_dct_svd rivagan]
+     python -m benchmarks.watermarks --null --data DIR [--limit N]
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.camera import ByteArray, photo
+from benchmarks.rivagan import embed_rivagan, null_p_values
 from vision_service.decode import decode
 from vision_service.domain import Test
 from vision_service.limits import DecodeLimits
+from vision_service.tools.watermark import rivagan
 from vision_service.tools.watermark.dwt_marks import STEP, TESTS
-from vision_service.tools.watermark.payloads import PAYLOADS, Payload
+from vision_service.tools.watermark.payloads import PAYLOADS, RIVAGAN_PAYLOADS, Payload
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -79,6 +83,17 @@ def _saved(file_format: str, **options: object) -> Callable[[ByteArray], bytes]:
     return save
 
 
+def _scaled(factor: float, quality: int | None = None) -> Callable[[ByteArray], bytes]:
+    save = _saved("PNG") if quality is None else _saved("JPEG", quality=quality)
+    how = cv2.INTER_AREA
+    return lambda rgb: save(np.asarray(cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=how), dtype=np.uint8))
+
+
+def _cropped(rgb: ByteArray) -> bytes:
+    """An eighth of either side is cut away in front, off every lattice."""
+    return _saved("PNG")(np.ascontiguousarray(rgb[rgb.shape[0] // 8 | 1 :, rgb.shape[1] // 8 | 1 :]))
+
+
 LAUNDERINGS: Final[dict[str, Callable[[ByteArray], bytes]]] = {
     "lossless": _saved("PNG"),
     "JPEG 95": _saved("JPEG", quality=95),
@@ -86,8 +101,23 @@ LAUNDERINGS: Final[dict[str, Callable[[ByteArray], bytes]]] = {
     "JPEG 85": _saved("JPEG", quality=85),
     "JPEG 75": _saved("JPEG", quality=75),
     "WebP 80": _saved("WEBP", quality=80),
+    "3/4 size": _scaled(0.75),
+    "half size": _scaled(0.5),
+    "3/4 + JPEG 85": _scaled(0.75, 85),
+    "cropped": _cropped,
 }
 """What may have happened to a marked picture."""
+
+REGISTRY: Final[dict[str, tuple[Test, tuple[Payload, ...]]]] = {
+    "dwt_dct": (TESTS[0], PAYLOADS),
+    "dwt_dct_svd": (TESTS[1], PAYLOADS),
+    "rivagan": (rivagan.TEST, RIVAGAN_PAYLOADS),
+}
+"""Test and payloads by scheme."""
+
+
+def _marked(rgb: ByteArray, payload: Payload, scheme: str) -> ByteArray:
+    return embed_rivagan(rgb, payload) if scheme == "rivagan" else embed(rgb, payload, scheme)
 
 
 def detection_rates(pictures: Sequence[ByteArray], test: Test, payload: Payload) -> dict[str, float]:
@@ -95,7 +125,7 @@ def detection_rates(pictures: Sequence[ByteArray], test: Test, payload: Payload)
     scheme = test.id.removeprefix("watermark.")
     found = dict.fromkeys(LAUNDERINGS, 0)
     for rgb in pictures:
-        marked = embed(rgb, payload, scheme)
+        marked = _marked(rgb, payload, scheme)
         for name, launder in LAUNDERINGS.items():
             observation = test.run(decode(launder(marked), DecodeLimits()))
             found[name] += observation.detected and observation.details.get("payload_of") == payload.generator
@@ -106,28 +136,54 @@ def _pictures(folder: Path | None, limit: int) -> list[ByteArray]:
     if folder is None:
         return [photo(512, 512, seed) for seed in range(limit)]
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    pictures = (decode(path.read_bytes(), DecodeLimits()).rgb[:1024, :1024] for path in files)
+    spread = files[:: max(1, len(files) // limit)]
+    pictures = (decode(path.read_bytes(), DecodeLimits()).rgb[:1024, :1024] for path in spread)
     return [np.ascontiguousarray(p) for p in pictures if p.shape[0] * p.shape[1] >= 300_000][:limit]
+
+
+def _rates(pictures: Sequence[ByteArray], schemes: Sequence[str]) -> Table:
+    table = Table(*("scheme", "payload", *LAUNDERINGS, "false alarms", "ms/MP"))
+    clean = [decode(_saved("PNG")(rgb), DecodeLimits()) for rgb in pictures]
+    for test, payloads in (REGISTRY[scheme] for scheme in schemes):
+        start = time.perf_counter()
+        alarms = sum(test.run(substrate).detected for substrate in clean)
+        pace = 1e9 * (time.perf_counter() - start) / sum(s.rgb.size / 3 for s in clean)
+        for payload in payloads:
+            rates = detection_rates(pictures, test, payload)
+            cells = [f"{rates[name]:.0%}" for name in LAUNDERINGS]
+            table.add_row(test.id, payload.generator, *cells, f"{alarms}/{len(clean)}", f"{pace:.0f}")
+    return table
+
+
+def _null(folder: Path, limit: int) -> Table:
+    """How p-values of RivaGAN payloads lie on unmarked pictures; right ones give as many below p as p says."""
+    table = Table("file", "pictures", "payload", "p-values", "p < 1e-2", "p < 1e-3", "p < 1e-4", "least p")
+    pictures = _pictures(folder, limit)
+    for name, launder in (("lossless", LAUNDERINGS["lossless"]), ("JPEG 75", LAUNDERINGS["JPEG 75"])):
+        values = np.stack([null_p_values(decode(launder(rgb), DecodeLimits()).rgb) for rgb in pictures])
+        for payload, p in (("SDV2", values[:, :1]), ("random", values[:, 1:])):
+            cells = [f"{np.mean(p < limit):.2%}" for limit in (1e-2, 1e-3, 1e-4)]
+            table.add_row(name, f"{len(pictures)}", payload, f"{p.size}", *cells, f"{p.min():.1e}")
+    return table
 
 
 def main() -> None:
     """Prints detection rates on marked pictures, false alarms on unmarked ones and the time of each decoder."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of pictures; synthetic ones when not given")
     parser.add_argument("--limit", type=int, default=24, help="pictures to use")
+    parser.add_argument("--schemes", nargs="*", choices=REGISTRY, default=list(REGISTRY))
+    parser.add_argument("--null", action="store_true", help="p-values of RivaGAN payloads on unmarked pictures instead")
     arguments = parser.parse_args()
-    pictures = _pictures(arguments.data, arguments.limit)
-    table = Table(*("scheme", "payload", *LAUNDERINGS, "false alarms", "ms/MP"))
-    for test in TESTS:
-        clean = [decode(_saved("PNG")(rgb), DecodeLimits()) for rgb in pictures]
-        start = time.perf_counter()
-        alarms = sum(test.run(substrate).detected for substrate in clean)
-        pace = 1e9 * (time.perf_counter() - start) / sum(s.rgb.size / 3 for s in clean)
-        for payload in PAYLOADS:
-            rates = detection_rates(pictures, test, payload)
-            cells = [f"{rates[name]:.0%}" for name in LAUNDERINGS]
-            table.add_row(test.id, payload.generator, *cells, f"{alarms}/{len(clean)}", f"{pace:.0f}")
-    Console(width=150).print(table)
+    if arguments.null and arguments.data is None:
+        parser.error("--null needs --data")
+    torch.set_num_threads(1)
+    table = (
+        _null(arguments.data, arguments.limit)
+        if arguments.null
+        else _rates(_pictures(arguments.data, arguments.limit), arguments.schemes)
+    )
+    Console(width=190).print(table)
 
 
 if __name__ == "__main__":
