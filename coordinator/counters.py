@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from coordinator.metrics import CoordinatorMetrics
 from serving.errors import MaifsError, Reason
+
+if TYPE_CHECKING:  # the metrics show the batches, whose runner counts here
+    from coordinator.metrics import CoordinatorMetrics
 
 
 @dataclass

@@ -16,6 +16,7 @@ from coordinator.backends.pool import Pool
 from coordinator.cache import ReportCache
 from coordinator.cache_store import CacheStore
 from coordinator.config import LANGUAGES, CoordinatorConfig
+from coordinator.counters import Counters
 from coordinator.explanation.catalogue import load_catalogue
 from coordinator.explanation.explainer import Explainer
 from coordinator.explanation.model import Model
@@ -85,9 +86,12 @@ class CoordinatorService:
             policy=f"{config.llm_max_tokens} {config.second_look} {config.picture_reading}",
         )
         admission = Admission(config.max_held_bytes, config.max_held_items)
-        servicer = CoordinatorServicer(pipeline, self.vision, self.llm, cache, admission, config, self.metrics)
+        counters = Counters(self.metrics)
+        self._batches = _batches(config, pipeline, self.vision, admission, counters)
+        servicer = CoordinatorServicer(
+            pipeline, self.vision, self.llm, cache, admission, config, counters, self._batches
+        )
         coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
-        self._batches = _batches(config, pipeline, self.vision, admission, self.metrics)
         batch_servicer = BatchServicer(
             self._batches,
             ItemLimits(config.max_image_bytes, config.max_open_items),
@@ -200,7 +204,7 @@ def _batches(
     pipeline: Pipeline,
     vision: Pool[VisionClient],
     admission: Admission,
-    metrics: CoordinatorMetrics,
+    counters: Counters,
 ) -> Batches | None:
     if config.state_folder is None:
         return None
@@ -222,6 +226,7 @@ def _batches(
         admission.share("batches"),
         concurrency=config.batch_concurrency,
         max_image_bytes=config.max_image_bytes,
-        on_failed=metrics.failed,
+        counters=counters,
+        on_failed=counters.metrics.failed,
     )
     return Batches(journal, runner)

@@ -16,8 +16,8 @@ from coordinator.backends.pool import Pool
 from coordinator.cache import ReportCache
 from coordinator.config import LANGUAGES, CoordinatorConfig
 from coordinator.counters import CallCounter, Counters
+from coordinator.journal.batches import Batches
 from coordinator.llm_client import LlmClient
-from coordinator.metrics import CoordinatorMetrics
 from coordinator.pipeline import Options, Pipeline
 from coordinator.vision_client import Picture, VisionClient
 from maifs.common.v1 import image_pb2
@@ -43,12 +43,13 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         cache: ReportCache,
         admission: Admission,
         config: CoordinatorConfig,
-        metrics: CoordinatorMetrics,
+        counters: Counters,
+        batches: Batches | None,
     ) -> None:
         self._pipeline, self._vision, self._llm, self._cache, self._config = pipeline, vision, llm, cache, config
         self._admission = admission
         self._limits = ItemLimits(config.max_image_bytes, config.max_open_items)
-        self._counters = Counters(metrics)
+        self._counters, self._batches = counters, batches
         self._start = time.monotonic()
         self._streams = itertools.count(1)
 
@@ -144,6 +145,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             service_version=__version__,
             uptime_seconds=time.monotonic() - self._start,
             waiting_items_count=self._pipeline.waiting,
+            queued_batch_items_count=await self._batches.queued_count() if self._batches else 0,
             cache=coordinator_pb2.CacheStatus(
                 reports_count=len(self._cache),
                 held_bytes=self._cache.held_bytes,

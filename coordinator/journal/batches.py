@@ -24,6 +24,13 @@ class Batches:
         await self.journal.open()
         self.runner.start()
 
+    async def queued_count(self) -> int:
+        """Items that wait on disk for their turn."""
+        if not self.journal.is_open:
+            return 0
+        queued = await self.journal.read(lambda queries: queries.queued_count())
+        return max(0, queued - self.runner.running)
+
     async def stop(self) -> None:
         """Gives up what is under way, which stays queued, and closes the journal."""
         await self.runner.stop()

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from coordinator.counters import Counters
 from coordinator.journal.journal import Journal
 from coordinator.journal.records import ItemRecord, ItemState, Outcome, QueuedBatch
 from coordinator.journal.store import CAREFUL_AFTER_LOSSES
@@ -55,6 +56,7 @@ class BatchRunner:
         *,
         concurrency: int,
         max_image_bytes: int,
+        counters: Counters,
         on_failed: Callable[[Reason], None] = lambda _: None,
     ) -> None:
         """Puts the parts together.
@@ -66,9 +68,10 @@ class BatchRunner:
             share: room for encoded pictures in memory, of which the calls that bring their own have the rest.
             concurrency: most items under way at a time.
             max_image_bytes: largest file; one that was accepted under a larger limit fails.
+            counters: told of items under way and of their ends.
             on_failed: called with the reason when an item ends without a report.
         """
-        self._on_failed = on_failed
+        self._counters, self._on_failed = counters, on_failed
         self._journal, self._analyze, self._is_ready, self._share = journal, analyze, is_ready, share
         self._concurrency, self._max_image_bytes = concurrency, max_image_bytes
         self._running: dict[int, _Running] = {}
@@ -166,9 +169,11 @@ class BatchRunner:
         self._last_turn[batch.number] = self._turns
         task = asyncio.ensure_future(self._run(batch, item))
         self._running[item.number] = _Running(batch, item, task)
+        self._counters.open += 1
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._running[item.number]
+            self._counters.open -= 1
             self._share.release(self._held_bytes(item))
             self._wake.set()
 
@@ -188,6 +193,8 @@ class BatchRunner:
             if outcome.state is ItemState.FAILED:
                 self._on_failed(Reason[outcome.reason])
             await self._save(batch, item, outcome)
+            self._counters.completed += outcome.state is ItemState.REPORTED
+            self._counters.failed += outcome.state is ItemState.FAILED
 
     async def _report(self, batch: QueuedBatch, item: ItemRecord) -> Outcome:
         """Analyses an item, again and again where the vision service has no room."""

@@ -14,7 +14,7 @@ import pytest
 
 from coordinator.config import CoordinatorConfig
 from maifs.common.v1 import finding_pb2
-from maifs.coordinator.v1 import batch_pb2, batch_pb2_grpc, coordinator_pb2
+from maifs.coordinator.v1 import batch_pb2, batch_pb2_grpc, coordinator_pb2, coordinator_pb2_grpc
 from serving.errors import MaifsError, Reason
 from serving.item_stream import Item
 from serving.server import ServerConfig
@@ -492,3 +492,38 @@ async def test_options_of_the_batch_reach_the_pipeline_and_bad_ones_are_refused(
     await submit(world.channel, "k", {"a.jpg": b"one"}, options=korean)
     report = ended(await watch(world.channel, "k"))[0].report
     assert any("가" <= c <= "힣" for sentence in report.explanation.summary for c in sentence.text)
+
+
+async def test_items_of_batches_are_counted(world: World) -> None:
+    world.config = replace(world.config, batch_concurrency=2)
+    await restart(world)
+    gate = asyncio.Event()
+
+    async def hold(item: Item, attempt: int) -> None:
+        await gate.wait()
+        if item.data == b"bad":
+            raise MaifsError(Reason.NOT_AN_IMAGE, "no image")
+
+    async def counts() -> tuple[int, int, int, int]:
+        assert world.channel
+        coordinators: Any = coordinator_pb2_grpc.CoordinatorServiceStub(world.channel)
+        status = await coordinators.GetStatus(coordinator_pb2.GetStatusRequest())
+        return (
+            status.open_items_count,
+            status.queued_batch_items_count,
+            status.completed_items_count,
+            status.failed_items_count,
+        )
+
+    async def are(*expected: int) -> None:
+        async def reached() -> bool:
+            return await counts() == expected
+
+        await until(reached, 60)
+
+    world.vision.before_tools = hold
+    await submit(world.channel, "b", {"bad.jpg": b"bad", **{f"{n}.jpg": b"%d" % n for n in range(4)}})
+    await are(2, 3, 0, 0)
+    gate.set()
+    await watch(world.channel, "b")
+    await are(0, 0, 4, 1)

@@ -39,20 +39,23 @@ async def drain(call: AsyncIterable[object]) -> None:
         pass
 
 
-async def statuses(watch: AsyncIterable[health_pb2.HealthCheckResponse]) -> list[int]:
-    """What health said until the service ended."""
+async def statuses(watch: AsyncIterable[health_pb2.HealthCheckResponse], begun: asyncio.Event) -> list[int]:
+    """What health said until the service ended; `begun` is set when it has said something."""
     found: list[int] = []
     with contextlib.suppress(AioRpcError):
         async for response in watch:
             found.append(response.status)
+            begun.set()
     return found
 
 
 async def assert_death_is_survived(service: ServiceProcess, victim: Callable[[int], int | None]) -> None:
     """Kills a process of a service at work: its call ends with a reason, it exits with a code and leaves no process."""
     async with open_channel(service.address) as channel, connected(service) as stub:
+        begun = asyncio.Event()
         health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
-        watch = asyncio.ensure_future(statuses(health.Watch(health_pb2.HealthCheckRequest())))
+        watch = asyncio.ensure_future(statuses(health.Watch(health_pb2.HealthCheckRequest()), begun))
+        await asyncio.wait_for(begun.wait(), 60)
         request = llm_pb2.GenerateRequest(messages=[user(LONG)], max_tokens_count=1000)
         call = stub.Generate(request, timeout=60)
         await anext(aiter(call))
