@@ -20,6 +20,8 @@ GRIDS = BLOCK * BLOCK
 """Number of possible grid origins."""
 NO_VOTE = 255
 """Value of a pixel that votes for no grid: a tie, a constant block, or the border of 7 px."""
+_STRIP_PX = 512
+"""Rows voted on at once: bounds the memory on very large pictures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +72,37 @@ def vote_map(luma: torch.Tensor) -> npt.NDArray[np.uint8]:
     Returns:
         uint8, shape (H, W), see `GridVotes.votes`.
     """
-    zeros = count_zeros(luma).to(torch.int16)
-    height, width = zeros.shape
-    rows, columns = (torch.arange(n, device=luma.device, dtype=torch.int16) % BLOCK for n in (height, width))
+    height, width = luma.shape
+    votes = torch.full(luma.shape, NO_VOTE, dtype=torch.uint8, device=luma.device)
+    margin = BLOCK - 1
+    zeros = torch.empty((0, width - margin), dtype=torch.uint8, device=luma.device)
+    for first in range(0, height - margin, _STRIP_PX):  # multiples of 8, so that the grids keep their numbers
+        last = min(first + _STRIP_PX, height - margin)
+        start = max(first - BLOCK, 0)  # rows of the strip before, which share windows with this one
+        zeros = torch.cat([zeros[zeros.shape[0] - (first - start) :], count_zeros(luma[first : last + margin])])
+        votes[start + margin : last, margin : width - margin] = _strip_votes(zeros, luma[start : last + margin])
+    return np.asarray(votes.cpu().numpy())
+
+
+def _strip_votes(zeros: torch.Tensor, luma: torch.Tensor) -> torch.Tensor:
+    """Votes of the pixels of a strip that all their 64 blocks lie in.
+
+    Args:
+        zeros: `count_zeros` of the strip, shape (h - 7, W - 7).
+        luma: the strip, shape (h, W); its first row is a multiple of 8.
+
+    Returns:
+        uint8, shape (h - 14, W - 14).
+    """
+    packed = zeros.to(torch.int16)
+    rows, columns = (torch.arange(n, device=luma.device, dtype=torch.int16) % BLOCK for n in packed.shape)
     grid = rows[:, None] * BLOCK + columns[None, :]
-    forward = _window_maximum(zeros * (2 * GRIDS) + grid * 2 + _constant_along_an_axis(luma).to(torch.int16))
-    backward = _window_maximum(zeros.mul_(GRIDS).add_(GRIDS - 1 - grid))
+    forward = _window_maximum(packed * (2 * GRIDS) + grid * 2 + _constant_along_an_axis(luma).to(torch.int16))
+    backward = _window_maximum(packed.mul_(GRIDS).add_(GRIDS - 1 - grid))
     winner = forward.bitwise_right_shift(1).bitwise_and_(GRIDS - 1)
     unique = winner == (GRIDS - 1) - backward.bitwise_and_(GRIDS - 1)
     valid = unique & forward.bitwise_and_(1).eq(0)
-    votes = torch.full(luma.shape, NO_VOTE, dtype=torch.uint8, device=luma.device)
-    inner = torch.where(valid, winner, NO_VOTE).to(torch.uint8)
-    votes[BLOCK - 1 : height, BLOCK - 1 : width] = inner
-    return np.asarray(votes.cpu().numpy())
+    return torch.where(valid, winner, NO_VOTE).to(torch.uint8)
 
 
 def _window_maximum(values: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ _ID = "frequency.resampling"
 TILE = 256
 _STEP = 128
 """Tiles overlap by half."""
+_STRIP_PX = 4 * _STEP
+"""Rows worked on at once: bounds the memory on very large pictures."""
 _LOWEST_BIN = 12
 """Slower periods are picture content."""
 _LATTICE_BINS = 2
@@ -55,20 +58,32 @@ def tile_spectra(luma: torch.Tensor) -> TileSpectra:
     Args:
         luma: float32, shape (H, W), H and W >= 258.
     """
-    horizontal = (2 * luma[1:-1, 1:-1] - luma[1:-1, :-2] - luma[1:-1, 2:]).abs_().clamp_(max=32.0)
-    vertical = (2 * luma[1:-1, 1:-1] - luma[:-2, 1:-1] - luma[2:, 1:-1]).abs_().clamp_(max=32.0)
-    across = _profiles(horizontal)
-    down = _profiles(vertical.T).transpose(1, 0, 2)
+    means = [(_band_means(horizontal), _band_means(vertical.T)) for horizontal, vertical in _differences(luma)]
+    across = _profiles(torch.cat([rows for rows, _ in means]))
+    down = _profiles(torch.cat([columns for _, columns in means], dim=1)).transpose(1, 0, 2)
     bins = np.arange(_LOWEST_BIN, TILE // 2 - _LATTICE_BINS)
     offset = bins % (TILE // 8)
     bins = bins[np.minimum(offset, TILE // 8 - offset) > _LATTICE_BINS]
     return TileSpectra(np.minimum(_strength(across), _strength(down))[:, :, bins], bins)
 
 
-def _profiles(difference: torch.Tensor) -> FloatArray:
+def _differences(luma: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Magnitudes of the second differences along rows and along columns, in strips of whole bands of _STEP rows."""
+    for top in range(0, luma.shape[0] - 2, _STRIP_PX):
+        strip = luma[top : top + _STRIP_PX + 2]
+        twice = 2 * strip[1:-1, 1:-1]
+        across = (twice - strip[1:-1, :-2] - strip[1:-1, 2:]).abs_().clamp_(max=32.0)
+        yield across, (twice - strip[:-2, 1:-1] - strip[2:, 1:-1]).abs_().clamp_(max=32.0)
+
+
+def _band_means(difference: torch.Tensor) -> torch.Tensor:
+    """Means over whole bands of _STEP rows, shape (bands, W)."""
+    bands = difference.shape[0] // _STEP
+    return difference[: bands * _STEP].reshape(bands, _STEP, difference.shape[1]).mean(dim=1)
+
+
+def _profiles(bands: torch.Tensor) -> FloatArray:
     """Mean over the rows of each tile, shape (tile rows, tile columns, TILE)."""
-    rows = (difference.shape[0] - TILE) // _STEP + 1
-    bands = difference[: (rows + 1) * _STEP].reshape(rows + 1, _STEP, -1).mean(dim=1)
     profile = (0.5 * (bands[1:] + bands[:-1])).unfold(1, TILE, _STEP)
     return np.asarray(profile.cpu().numpy(), dtype=np.float64)
 

@@ -3,4 +3,4 @@
 from vision_service.domain import Tool, ToolName
 from vision_service.tools.spatial import blocking, blur, copy_move
 
-TOOL = Tool(ToolName.SPATIAL, "0.2.0", (copy_move.TEST, blur.TEST, blocking.TEST))
+TOOL = Tool(ToolName.SPATIAL, "0.2.1", (copy_move.TEST, blur.TEST, blocking.TEST))

@@ -14,7 +14,7 @@ from scipy import ndimage
 from vision_service.domain import MAX_REGIONS, HeatMap, Measurement, Observation, Outcome, Region, Test, not_applicable
 from vision_service.substrate import Substrate
 from vision_service.tools.spatial.autocorrelation import Shift, similar_shifts
-from vision_service.tools.spatial.grain import CELL_PX, cell_correlation, grain, plateaus
+from vision_service.tools.spatial.grain import CELL_PX, cell_correlation, plateau_share, whole_grain
 from vision_service.tools.spatial.keypoints import find_keypoints
 from vision_service.tools.spatial.matching import clusters, match
 from vision_service.tools.spatial.verification import CELL_CORRELATION, MARGIN_PX, Affine, Box, Copy, bounds, verify
@@ -80,7 +80,7 @@ def run(substrate: Substrate) -> Observation:
             f"{MIN_SIDE_PX} px a side",
         )
     luma = substrate.luma.cpu().numpy()
-    graphic = float(plateaus(luma).mean())
+    graphic = plateau_share(luma)
     if graphic > MAX_GRAPHIC:
         return not_applicable(
             "no_grain",
@@ -100,7 +100,7 @@ def _candidates(substrate: Substrate, luma: FloatArray) -> Iterator[Candidate]:
         copy = verify(luma, cluster.transform, box) if _plausible(cluster.transform) else None
         if copy is not None:
             yield Candidate(copy, len(cluster.source), cluster.log10_nfa)
-    noise, _ = grain(luma)
+    noise = whole_grain(luma)
     for shift in similar_shifts(torch.from_numpy(noise).to(substrate.device), MAX_SHIFTS, MIN_Z):
         box_or_none = _shifted_box(noise, shift)
         if box_or_none is None:

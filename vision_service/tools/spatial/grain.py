@@ -22,6 +22,12 @@ FLAT = 0.5
 """Root mean square residual in grey levels below which a cell holds no grain to compare."""
 
 
+_STRIP_PX = 64
+"""Rows worked on at once, a multiple of CELL_PX."""
+_REACH_PX = 8
+"""Rows beyond a strip that its grain depends on: 3 of the blur and 4 of the local deviation."""
+
+
 def grain(luma: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Band-pass residual divided by its local deviation and clipped, so that no edge outweighs the grain.
 
@@ -34,6 +40,16 @@ def grain(luma: FloatArray) -> tuple[FloatArray, FloatArray]:
     residual = cv2.GaussianBlur(luma, (0, 0), SMOOTHING_PX) - cv2.blur(luma, (5, 5))
     deviation = np.sqrt(np.maximum(cv2.blur(residual * residual, (9, 9)), 0.0))
     return np.clip(residual / (deviation + FLOOR), -CLIP, CLIP), deviation
+
+
+def whole_grain(luma: FloatArray) -> FloatArray:
+    """The whitened residual of a whole picture as `grain` gives it, in strips to spare memory; shape (H, W)."""
+    whole = np.empty(luma.shape, dtype=np.float32)
+    for top in range(0, luma.shape[0], _STRIP_PX):
+        first = max(top - _REACH_PX, 0)
+        part, _ = grain(luma[first : top + _STRIP_PX + _REACH_PX])
+        whole[top : top + _STRIP_PX] = part[top - first : top - first + _STRIP_PX]
+    return whole
 
 
 def cell_sums(values: FloatArray) -> FloatArray:
@@ -51,10 +67,17 @@ def cell_correlation(first: FloatArray, second: FloatArray) -> FloatArray:
         first: whitened residual, shape (H, W), both sides at least CELL_PX.
         second: likewise.
     """
-    a, b, c = (_pool(cell_sums(x)) for x in (first * first, second * second, first * second))
+    a, b, c = (_pool(_product_sums(x, y)) for x, y in ((first, first), (second, second), (first, second)))
     norm = np.sqrt(np.maximum(a * b, 0.0))
     least = 0.02 * (CELL_PX * POOL) ** 2
     return np.where(norm > least, c / np.maximum(norm, least), 0.0).astype(np.float32)
+
+
+def _product_sums(first: FloatArray, second: FloatArray) -> FloatArray:
+    """`cell_sums` of the product, in strips that stay in the cache."""
+    height = first.shape[0] // CELL_PX * CELL_PX
+    tops = range(0, height, _STRIP_PX)
+    return np.concatenate([cell_sums(first[t : t + _STRIP_PX] * second[t : t + _STRIP_PX]) for t in tops])
 
 
 def _pool(values: FloatArray) -> FloatArray:
@@ -64,6 +87,13 @@ def _pool(values: FloatArray) -> FloatArray:
 def flat_cells(deviation: FloatArray) -> npt.NDArray[np.bool_]:
     """Cells whose residual is too weak to be compared."""
     return np.asarray(cell_sums(deviation) < FLAT * CELL_PX**2)
+
+
+def plateau_share(luma: FloatArray) -> float:
+    """Share of the picture's pixels that `plateaus` marks, 0..1."""
+    tops = range(0, luma.shape[0], _STRIP_PX)
+    counts = [np.count_nonzero(plateaus(luma[top : top + _STRIP_PX + 1])) for top in tops]
+    return sum(counts) / luma.size
 
 
 def plateaus(luma: FloatArray) -> npt.NDArray[np.bool_]:

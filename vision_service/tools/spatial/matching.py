@@ -23,6 +23,8 @@ MAX_MATCHES = 2400
 MAX_PAIRS = 100_000
 """Most similar pairs kept per slice of `SLICE` keypoints; a regular pattern has millions."""
 SLICE = 1024
+_SUPPORT_ROWS = 64
+"""Rows of the table of support worked out at once, so that its intermediates stay in the cache."""
 ANGLE_TOLERANCE = 0.35
 LOG_SCALE_TOLERANCE = 0.35
 
@@ -141,16 +143,25 @@ def clusters(matches: Matches, area_px: int, most: int) -> list[Cluster]:
 
 def _support(matches: Matches) -> npt.NDArray[np.bool_]:
     """Boolean (M, M): whether the transform that row i proposes explains match j."""
-    scale = np.exp(matches.log_scale) * np.exp(1j * matches.rotation)
-    source = matches.source[:, 0] + 1j * matches.source[:, 1]
-    target = matches.target[:, 0] + 1j * matches.target[:, 1]
-    source, target, scale = (a.astype(np.complex64) for a in (source, target, scale))
-    away = source[None, :] - source[:, None]
-    error = np.abs(target[:, None] + scale[:, None] * away - target[None, :])
-    agrees = error < 4.0 + 0.1 * np.abs(away)  # a keypoint's own angle and scale are good to about a tenth
-    turn = np.abs(matches.rotation[:, None] - matches.rotation[None, :])
-    agrees &= np.minimum(turn, 2 * np.pi - turn) < ANGLE_TOLERANCE
-    agrees &= np.abs(matches.log_scale[:, None] - matches.log_scale[None, :]) < LOG_SCALE_TOLERANCE
+    agrees = np.empty((len(matches), len(matches)), dtype=bool)
+    for first in range(0, len(matches), _SUPPORT_ROWS):
+        agrees[first : first + _SUPPORT_ROWS] = _support_rows(matches, slice(first, first + _SUPPORT_ROWS))
+    return agrees
+
+
+def _support_rows(matches: Matches, rows: slice) -> npt.NDArray[np.bool_]:
+    scale = np.exp(matches.log_scale[rows])
+    cosine, sine = ((scale * f(matches.rotation[rows]))[:, None] for f in (np.cos, np.sin))
+    (x, y), (there_x, there_y) = matches.source.T, matches.target.T
+    away_x, away_y = x - x[rows, None], y - y[rows, None]
+    error_x = cosine * away_x - sine * away_y + (there_x[rows, None] - there_x)
+    error_y = sine * away_x + cosine * away_y + (there_y[rows, None] - there_y)
+    # a keypoint's own angle and scale are good to about a tenth
+    tolerance = 4.0 + 0.1 * np.sqrt(away_x * away_x + away_y * away_y)
+    agrees = error_x * error_x + error_y * error_y < tolerance * tolerance
+    turn = np.abs(matches.rotation[rows, None] - matches.rotation)
+    agrees &= np.minimum(turn, np.float32(2 * np.pi) - turn) < ANGLE_TOLERANCE
+    agrees &= np.abs(matches.log_scale[rows, None] - matches.log_scale) < LOG_SCALE_TOLERANCE
     return np.asarray(agrees)
 
 
