@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from logging.handlers import WatchedFileHandler
@@ -67,7 +68,8 @@ def close_audit_file() -> None:
     for handler in list(_file.handlers):
         if isinstance(handler, _AuditFile):
             _file.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # what could not be written was told
+                handler.close()
 
 
 def who(context: Any) -> dict[str, str]:

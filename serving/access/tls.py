@@ -69,7 +69,7 @@ def load_material(config: TlsConfig) -> Material:
         read_pem(config.client_ca_file) if config.client_ca_file else None,
     )
     check_pair(config.certificate_file, config.key_file)
-    if config.client_ca_file and material.client_ca:
+    if config.client_ca_file and material.client_ca is not None:
         check_authorities(config.client_ca_file, material.client_ca)
     _check_expiry(config.certificate_file)
     return material
@@ -107,10 +107,13 @@ def check_authorities(path: Path, pem: bytes) -> None:
     Raises:
         MaifsError: INVALID_CONFIG.
     """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=pem.decode("ascii"))
+        context.load_verify_locations(cadata=pem.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise _unusable(path, f"holds no certificates of authorities: {error}") from error
+    if not context.cert_store_stats()["x509"]:
+        raise _unusable(path, "holds no certificates of authorities")
 
 
 def server_credentials(material: Reloaded[Material], *, require_client: bool) -> grpc.ServerCredentials:
