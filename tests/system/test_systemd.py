@@ -99,14 +99,15 @@ def test_no_unit_opens_devices_by_class_or_hides_those_it_needs(service: str) ->
         assert not any(name == broken for name, _ in found)
 
 
-def test_a_further_vision_service_differs_in_name_and_socket_alone() -> None:
+def test_a_further_vision_service_differs_in_name_and_sockets_alone() -> None:
     first, further = (
         (SYSTEMD / "units" / name).read_text() for name in ("maifs-vision.service", "maifs-vision@.service")
     )
     pairs = zip(first.splitlines(), further.splitlines(), strict=True)
     changed = [other for one, other in pairs if one != other]
-    assert [line.partition("=")[0] for line in changed] == ["Description", "ExecStart"]
+    assert [line.partition("=")[0] for line in changed] == ["Description", "ExecStart", "Environment"]
     assert changed[1].endswith("--address unix:/run/maifs/vision-%i.sock")
+    assert changed[2].endswith("=unix:/run/maifs/vision-%i-metrics.sock")
 
 
 def test_the_coordinator_waits_for_vision_and_not_for_the_weights() -> None:
