@@ -1,6 +1,6 @@
 # The developers' menu. `make demo` and `make test` set up all they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast train-ai-cue lint format protos release-protos clean
+.PHONY: help setup model demo test test-fast train-ai-cue fuzz lint format protos release-protos clean
 
 PY := .venv/bin/python
 MODEL := models/smollm2-135m-instruct
@@ -23,6 +23,12 @@ test: model ## all tests
 
 test-fast: setup ## the tests that need no language model engine
 	@$(PY) -m pytest -m "not engine"
+
+SECONDS_EACH ?= 60
+
+fuzz: setup ## every parser of foreign bytes under atheris, SECONDS_EACH seconds each (docs/reliability.md)
+	@for target in $$($(PY) -c 'from fuzz.targets import TARGETS; print(*TARGETS)'); do \
+		$(PY) -m fuzz $$target --seconds $(SECONDS_EACH) || exit 1; done
 
 lint: setup ## ruff, mypy strict, buf, stubs up to date
 	@scripts/lint.sh
