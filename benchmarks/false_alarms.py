@@ -27,7 +27,6 @@ from vision_service.tools.frequency import (
     double_jpeg,
     double_jpeg_shifted,
     foreign_grid,
-    pasted_jpeg,
     resampling,
     upsampling_peaks,
 )
@@ -90,38 +89,6 @@ def resized(size: int, rng: np.random.Generator) -> bytes:
     first = camera.from_file(jpeg(int(size * rng.uniform(1.2, 2.2)) // 2 * 2, rng))
     how = int(rng.choice([cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_LINEAR]))
     return camera.to_jpeg(np.asarray(cv2.resize(first, (size, size), interpolation=how)), _quality(rng))
-
-
-def web(size: int, rng: np.random.Generator) -> bytes:
-    """Resized and recompressed by one site, cropped and recompressed by the next."""
-    shared = camera.from_file(resized(size + 16, rng))
-    top, left = (int(v) for v in rng.integers(0, 16, 2))
-    return camera.to_jpeg(np.ascontiguousarray(shared[top : top + size, left : left + size]), _quality(rng))
-
-
-def rotated(size: int, rng: np.random.Generator) -> bytes:
-    """Straightened by a few degrees after a first JPEG and saved again."""
-    wide = camera.from_file(jpeg(int(size * 1.25) // 2 * 2, rng))
-    middle = (wide.shape[1] / 2, wide.shape[0] / 2)
-    matrix = cv2.getRotationMatrix2D(middle, float(rng.uniform(-5, 5)), 1.0)
-    turned = np.asarray(cv2.warpAffine(wide, matrix, (wide.shape[1], wide.shape[0]), flags=cv2.INTER_CUBIC))
-    margin = (wide.shape[0] - size) // 2
-    return camera.to_jpeg(np.ascontiguousarray(turned[margin : margin + size, margin : margin + size]), _quality(rng))
-
-
-def text(size: int, rng: np.random.Generator) -> bytes:
-    """A page of text with coloured boxes, as a screenshot has it, saved as JPEG once or twice."""
-    page = np.full((size, size, 3), int(rng.integers(200, 256)), dtype=np.uint8)
-    for _ in range(int(rng.integers(0, 5))):
-        x, y, w, h = (int(v) for v in rng.integers(8, size // 2, 4))
-        cv2.rectangle(page, (x, y), (x + w, y + h), tuple(int(v) for v in rng.integers(0, 256, 3)), -1)
-    scale = float(rng.uniform(0.3, 0.8))
-    for row in range(12, size, int(30 * scale) + 4):
-        letters = "".join(chr(int(c)) for c in rng.integers(33, 123, 60))
-        origin = (int(rng.integers(2, 20)), row)
-        cv2.putText(page, letters, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, (20, 20, 30), 1, cv2.LINE_AA)
-    once = camera.to_jpeg(page, _quality(rng))
-    return once if rng.random() < 0.5 else camera.to_jpeg(camera.from_file(once), _quality(rng))
 
 
 @dataclass(frozen=True)
@@ -226,13 +193,7 @@ LARGE = Batch(
     ),
     (lossless, fine_jpeg, resized),
 )
-WEB = (jpeg, jpeg_twice, cropped, resized, web, rotated, text)
-MIDDLE = Batch(
-    392,
-    (Null(pasted_jpeg.TEST, WEB),),
-    WEB,
-)
-BATCHES = {"small": SMALL, "middle": MIDDLE, "large": LARGE}
+BATCHES = {"small": SMALL, "large": LARGE}
 """Every test that states a number of false alarms."""
 
 
@@ -241,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000, help="pictures a batch")
     parser.add_argument("--first", type=int, default=0, help="number of the first picture")
-    parser.add_argument("--batch", choices=BATCHES, action="append", help="all when not given")
+    parser.add_argument("--batch", choices=BATCHES, action="append", help="both when not given")
     parser.add_argument("--out", type=Path, help="JSON-lines file; answers are added to it, and all of it is counted")
     parser.add_argument("--tests", nargs="*", help="ids; all when not given")
     options = parser.parse_args(arguments)

@@ -10,7 +10,6 @@ GROUPS: Mapping[str, str] = {
     "frequency.foreign_grid": "jpeg_history",
     "frequency.double_jpeg": "jpeg_history",
     "frequency.double_jpeg_shifted": "jpeg_history",
-    "frequency.pasted_jpeg": "jpeg_history",
     "frequency.jpeg_ghost": "jpeg_history",
     "frequency.ela": "jpeg_history",
     "spatial.grid_inconsistency": "jpeg_history",

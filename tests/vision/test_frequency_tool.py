@@ -125,14 +125,13 @@ def test_camera_pictures_and_their_jpegs_have_no_upsampling_peaks(to_substrate: 
         assert not upsampling_peaks.run(to_substrate(data)).detected
 
 
-def test_tool_has_its_eight_tests_in_fixed_order() -> None:
+def test_tool_has_its_seven_tests_in_fixed_order() -> None:
     assert [test.id for test in TOOL.tests] == [
         f"frequency.{name}"
         for name in (
             "foreign_grid",
             "double_jpeg",
             "double_jpeg_shifted",
-            "pasted_jpeg",
             "jpeg_ghost",
             "resampling",
             "upsampling_peaks",

@@ -7,19 +7,17 @@ from vision_service.tools.frequency import (
     ela,
     foreign_grid,
     jpeg_ghost,
-    pasted_jpeg,
     resampling,
     upsampling_peaks,
 )
 
 TOOL = Tool(
     ToolName.FREQUENCY,
-    "0.3.0",
+    "0.2.0",
     (
         foreign_grid.TEST,
         double_jpeg.TEST,
         double_jpeg_shifted.TEST,
-        pasted_jpeg.TEST,
         jpeg_ghost.TEST,
         resampling.TEST,
         upsampling_peaks.TEST,
