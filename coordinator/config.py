@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordinator.fusion import Posterior
+from serving.channel_security import ChannelSecurity
 from serving.server import ServerConfig
 
 MIB = 1024 * 1024
@@ -53,6 +54,14 @@ class CoordinatorConfig:
     """The vision service; several addresses share the work."""
     llm_address: tuple[str, ...] = ("unix:/run/maifs/llm.sock",)
     """The language-model service, or several; empty: none, the rules write every explanation."""
+    vision_addresses_file: Path | None = None
+    """A file of addresses, one a line, that is followed in place of vision_address: for backends that come and go."""
+    llm_addresses_file: Path | None = None
+    """The same in place of llm_address."""
+    vision_channel: ChannelSecurity = field(default_factory=ChannelSecurity)
+    """Of the vision services on TCP, or with a token: how they are known and what they are shown."""
+    llm_channel: ChannelSecurity = field(default_factory=ChannelSecurity)
+    """The same of the language-model services."""
     item_timeout_s: float = 300.0
     """Most seconds that the vision service may take for one picture, from the moment it is sent there."""
     llm_timeout_s: float = 120.0

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, ServiceProcess
+from serving.channel_security import ChannelSecurity
+from tests.processes import ROOT, ServiceProcess, socket_folder
+from tests.serving.guarded import TINY, authority, entry, free_address, member, serving, settings, tls
 
 SERVICE = "maifs.coordinator.v1.CoordinatorService"
 BIN = Path(sys.executable).parent
@@ -60,6 +62,22 @@ def test_grpcurl_lists_the_service_and_analyses_a_picture_through_reflection(
     assert f"{SERVICE}.AnalyzeStream" in run(*grpcurl, coordinator.address, "list", SERVICE)
     output = run(*grpcurl, "-d", "@", coordinator.address, f"{SERVICE}/Analyze", stdin=request(picture))
     check_events(objects(output))
+
+
+def test_grpcurl_calls_over_tls_with_a_token(tmp_path: Path) -> None:
+    with socket_folder() as folder:
+        signer, alice = authority(folder), member(folder, "alice")
+        (folder / "clients.toml").write_text(entry(alice))
+        arguments = tls(signer.issue("server", "localhost")) + settings(access__clients_file=folder / "clients.toml")
+        with ServiceProcess(TINY, free_address(), *arguments, log=folder / "log") as process:
+            serving(process, ChannelSecurity(ca_file=signer.file))
+            grpcurl = (str(BIN / "grpcurl"), "-cacert", str(signer.file))
+            token = ("-H", f"authorization: Bearer {alice.token}")
+            assert "maifs.llm.v1.LlmService" in run(*grpcurl, *token, process.address, "list")
+            assert "model" in run(*grpcurl, *token, process.address, "maifs.llm.v1.LlmService/GetModelInfo")
+            refused = subprocess.run([*grpcurl, process.address, "list"], capture_output=True, text=True, timeout=120)
+            assert refused.returncode != 0
+            assert "token" in refused.stderr
 
 
 def test_buf_curl_analyses_a_picture_through_reflection(coordinator: ServiceProcess, picture: Path) -> None:
