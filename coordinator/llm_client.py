@@ -53,7 +53,7 @@ class Generation:
     output_tokens: int
 
 
-class _Silent(MaifsError):
+class _SilentError(MaifsError):
     """Not even a question that needs no work was answered in all the time that there is for it."""
 
     def __init__(self, message: str) -> None:
@@ -133,7 +133,7 @@ class LlmClient:
                 self._model = await self.info()
             except grpc.aio.AioRpcError as error:
                 known = self._explained(error, _INFO_TIMEOUT_S)
-                raise _Silent(known.message) if known.reason is Reason.DEADLINE_EXCEEDED else known from error
+                raise _SilentError(known.message) if known.reason is Reason.DEADLINE_EXCEEDED else known from error
         return self._model
 
     @property
@@ -225,7 +225,7 @@ def watched(backend: Backend[LlmClient], timeout_s: float) -> Iterator[None]:
         else:
             unanswered = True
         silent_s = clock() - max(start, backend.client.last_progress)
-        had_its_time = isinstance(error, _Silent) or clock() - start >= 0.99 * timeout_s
+        had_its_time = isinstance(error, _SilentError) or clock() - start >= 0.99 * timeout_s
         if unanswered and (had_its_time or silent_s >= SILENCE_S):
             backend.timed_out()
         raise

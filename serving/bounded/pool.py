@@ -29,7 +29,7 @@ class Bounds:
 
     time_s: float
     memory_bytes: int
-    """Address space beyond that of an idle worker; what it returns comes on top, at most as much again."""
+    """Address space beyond that of an idle worker."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""MAIFS beyond one host."""
