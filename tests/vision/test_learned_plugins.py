@@ -465,7 +465,9 @@ async def test_the_service_lists_its_plugins_and_refuses_bad_ones_at_start(
     assert not config.faults()
     service = VisionService(config)
     try:
-        listed = await VisionServicer(service._analyzer, config).ListTools(vision_pb2.ListToolsRequest(), None)
+        listed = await VisionServicer(service._analyzer, config, service.metrics).ListTools(
+            vision_pb2.ListToolsRequest(), None
+        )
         tests = {test.id: test for tool in listed.tools for test in tool.tests}
         assert tests["spatial.plugin_redness"].description == "How red it is (plug-in redness 1.2)"
         assert "+plugins:" in listed.calibration_id
