@@ -27,11 +27,11 @@ def draw_history(rng: np.random.Generator) -> tuple[float, list[Step]]:
     if rng.random() < 0.35:
         steps.append(_compression(rng))
     if rng.random() < 0.25:
-        steps.append(_filter(rng))
+        steps.append(filtering(rng))
     if scale != 1.0:
         steps.append(_resampling(scale, rng))
     if rng.random() < 0.2:
-        steps.append(_filter(rng))
+        steps.append(filtering(rng))
     if rng.random() < 0.2:
         steps.append(_tone(rng))
     if rng.random() < 0.8:
@@ -66,7 +66,8 @@ def _saved(picture: ByteArray, file_format: str, **options: int | str) -> ByteAr
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def _filter(rng: np.random.Generator) -> Step:
+def filtering(rng: np.random.Generator) -> Step:
+    """A blur, a sharpening, a denoising or noise of random strength."""
     kind = int(rng.integers(5))
     strength = float(rng.random())
     if kind == 0:
