@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.address import address_faults
+from serving.address import address_faults, is_loopback
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,14 @@ class MetricsConfig:
         """See serving.config."""
         if not self.address:
             return []
-        if self.beyond_loopback and not self.address.startswith("unix:"):
-            _, _, port = self.address.rpartition(":")
-            valid = port.isdigit() and int(port) <= 65535
-            return [] if valid else [f"address = {self.address!r}: expected unix:/absolute/path or host:port"]
-        return address_faults(self.address)
+        if self.address.startswith("unix:"):
+            return address_faults(self.address)
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            return [f"address = {self.address!r}: expected unix:/absolute/path or host:port"]
+        if not self.beyond_loopback and not is_loopback(self.address):
+            return [
+                f"address = {self.address!r}: metrics are shown to everybody who can reach them; use unix:/path or "
+                f"127.0.0.1:{port}, or set beyond_loopback"
+            ]
+        return []
