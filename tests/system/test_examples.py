@@ -19,7 +19,8 @@ EXAMPLES = ROOT / "examples"
 @pytest.fixture(name="environment")
 def _environment(coordinator: ServiceProcess) -> dict[str, str]:
     path = f"{BIN}:{os.environ['PATH']}"
-    return {**os.environ, "MAIFS_ADDRESS": coordinator.address, "PYTHONPATH": str(ROOT), "PATH": path}
+    here = {"MAIFS_ADDRESS": coordinator.address, "MAIFS_INSECURE": "1"}
+    return {**os.environ, **here, "PYTHONPATH": str(ROOT), "PATH": path}
 
 
 def run(folder: Path, environment: dict[str, str], *command: str | Path) -> str:
