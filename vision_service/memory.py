@@ -14,7 +14,7 @@ from serving.errors import MaifsError, Reason
 T = TypeVar("T")
 
 FIXED_BYTES = 192 * 1024 * 1024
-BYTES_PER_PIXEL = 64
+BYTES_PER_PIXEL = 40
 """Upper bound of what one picture takes with all tools at once, fitted to `python -m benchmarks.vision_memory`
 (docs/performance.md). The buffers of the strips make the fixed part. Counted are all arrays, in host memory and on the
 device alike: on a GPU the tensors, the smaller part of them, take less."""
