@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.camera import photo, to_jpeg
+from benchmarks.resident import peak_bytes, reset_peak
 
 
 def main(arguments: list[str]) -> None:
@@ -47,22 +48,10 @@ async def _measure(data: bytes) -> None:
     analyzer = Analyzer(DecodeLimits(), torch.device("cpu"), 4, 8, Calibration.load(None), MemoryBudget(2**36))
     async for _ in analyzer.analyze(to_jpeg(photo(512, 512, seed=1), 92)):
         pass
-    before = _reset_peak()
+    before = reset_peak()
     async for _ in analyzer.analyze(data):
         pass
-    print(_status("VmHWM") - before)
-
-
-def _reset_peak() -> int:
-    """Lets the peak count from here; returns the resident size in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _status(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
+    print(peak_bytes() - before)
 
 
 if __name__ == "__main__":

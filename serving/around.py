@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 QUIET = ("/grpc.health.", "/grpc.reflection.")
-"""Methods that are neither counted nor traced: probes and descriptions of the service."""
+"""Probes and descriptions of the service: neither counted nor traced, and logged only when they are refused or fail."""
 
 Guard = Callable[[str, Any], AbstractContextManager[None]]
 """Makes a context manager of a method's full name and the call's grpc.aio.ServicerContext."""
@@ -36,10 +36,7 @@ class Around(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or method.startswith(self._skip):
             return handler
-        wrap = self._stream if handler.response_streaming else self._unary
-        kind = f"{_word(handler.request_streaming)}_{_word(handler.response_streaming)}"
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(wrap(getattr(handler, kind), method), handler.request_deserializer, handler.response_serializer)
+        return rewrapped(handler, method, self._unary, self._stream, handler.request_deserializer)
 
     def _unary(self, inner: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[[Any, Any], Awaitable[Any]]:
         async def call(request: Any, context: Any) -> Any:
@@ -57,6 +54,28 @@ class Around(grpc.aio.ServerInterceptor):
                     yield response
 
         return call
+
+
+def rewrapped(
+    handler: Any,
+    method: str,
+    unary: Callable[[Any, str], Any],
+    stream: Callable[[Any, str], Any],
+    deserialize: Callable[[bytes], Any] | None,
+) -> Any:
+    """A handler whose behaviour is wrapped.
+
+    Args:
+        handler: a grpc.RpcMethodHandler.
+        method: its full name, for the wrappers.
+        unary: wraps a behaviour that answers with one message.
+        stream: wraps one that answers with a stream.
+        deserialize: reads a request.
+    """
+    kind = f"{_word(handler.request_streaming)}_{_word(handler.response_streaming)}"
+    wrap = stream if handler.response_streaming else unary
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    return make(wrap(getattr(handler, kind), method), deserialize, handler.response_serializer)
 
 
 def _word(streaming: bool) -> str:

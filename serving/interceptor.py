@@ -13,23 +13,13 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from serving.access.audit import audit, who
+from serving.around import QUIET, rewrapped
 from serving.errors import MaifsError, Reason
 from serving.requests import current_request_id, request_id_from
 from serving.status import abort
 from serving.wire import unreadable
 
 _log = logging.getLogger(__name__)
-_QUIET = ("/grpc.health.", "/grpc.reflection.")
-"""Methods that are logged only when they are refused or fail."""
-
-_STREAMING = {
-    True: ("stream_stream", grpc.stream_stream_rpc_method_handler),
-    False: ("unary_stream", grpc.unary_stream_rpc_method_handler),
-}
-_UNARY = {
-    True: ("stream_unary", grpc.stream_unary_rpc_method_handler),
-    False: ("unary_unary", grpc.unary_unary_rpc_method_handler),
-}
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
@@ -45,11 +35,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None:
             return handler
-        wrap: Callable[[Any, str], Any] = _wrap_stream if handler.response_streaming else _wrap_unary
-        attribute, make = (_STREAMING if handler.response_streaming else _UNARY)[handler.request_streaming]
-        wrapped = wrap(getattr(handler, attribute), method)
         read = handler.request_deserializer if handler.request_streaming else _forgiving(handler.request_deserializer)
-        return make(wrapped, read, handler.response_serializer)
+        return rewrapped(handler, method, _wrap_unary, _wrap_stream, read)
 
 
 def _forgiving(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -113,7 +100,7 @@ class _Guard:
         return False
 
     def _log_end(self, error: BaseException | None, known: MaifsError | None) -> None:
-        if known is None and self._method.startswith(_QUIET):
+        if known is None and self._method.startswith(QUIET):
             return
         outcome = "OK" if error is None else known.reason.name if known else type(error).__name__
         seconds = round(time.perf_counter() - self._start, 4)
