@@ -1,6 +1,6 @@
 # The developers' menu. `make demo` and `make test` set up all they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast train-ai-cue fuzz lint format protos release-protos clean
+.PHONY: help setup model demo test test-fast train-ai-cue train-fingerprint fuzz lint format protos release-protos clean
 
 PY := .venv/bin/python
 MODEL := models/smollm2-135m-instruct
@@ -50,6 +50,10 @@ train-ai-cue: setup ## weights of noise.synthesis from TRAINING_DATA (about an h
 	@$(PY) -m training.ai_cue --pairs build/training --out build/training/residual_net.safetensors \
 		--start build/training/first.safetensors --steps 1200 --peak-rate 1.5e-3 --seed 2
 	@$(PY) -m training.evaluate --data $(TRAINING_DATA) --weights build/training/residual_net.safetensors
+
+train-fingerprint: setup ## weights of spatial.fingerprint from TRAINING_DATA (about 40 minutes on 2 cores; docs/learned.md)
+	@$(PY) -m training.pairs --data $(TRAINING_DATA) --out build/training
+	@$(PY) -m training.fingerprint --data $(TRAINING_DATA) --pairs build/training --out build/training/history_net.safetensors
 
 clean: ## everything that make made, except .venv and models
 	rm -rf build demo-output .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ GROUPS: Mapping[str, str] = {
     "frequency.jpeg_ghost": "jpeg_history",
     "frequency.ela": "jpeg_history",
     "spatial.grid_inconsistency": "jpeg_history",
+    "spatial.fingerprint": "processing_history",
     "frequency.resampling": "resampling",
     "frequency.upsampling_peaks": "upsampling",
     "noise.synthesis": "upsampling",
@@ -41,7 +42,10 @@ AI_TESTS: frozenset[str] = CAMERA_TESTS | {"frequency.upsampling_peaks", "noise.
 """Tests whose trace a generator, and not only an edit, can leave; or that find what a generator
 lacks; only these are fitted for "AI generated"."""
 
-TRAINED_ON: Mapping[str, frozenset[str]] = {"noise.synthesis": frozenset({"metadata-extractor-images"})}
+TRAINED_ON: Mapping[str, frozenset[str]] = {
+    "noise.synthesis": frozenset({"metadata-extractor-images"}),
+    "spatial.fingerprint": frozenset({"metadata-extractor-images"}),
+}
 """Sources of the photographs from which a test's weights were made. There it counts as not applicable when curves are
 fitted and figures are made: it would know its own pictures."""
 
