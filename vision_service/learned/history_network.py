@@ -38,15 +38,20 @@ def seams(luma: torch.Tensor) -> torch.Tensor:
         luma: grey levels (N, 8 h + 3, 8 w + 3), HALO_PX before and after.
     """
     before, after = HALO_PX
-    inner = luma[:, before:-after]
-    columns = inner[:, :, :-3] - 3 * inner[:, :, 1:-2] + 3 * inner[:, :, 2:-1] - inner[:, :, 3:]
-    inner = luma[:, :, before:-after]
-    rows = inner[:, :-3] - 3 * inner[:, 1:-2] + 3 * inner[:, 2:-1] - inner[:, 3:]
-    count, height, width = columns.shape
+    columns = _third_difference(luma[:, before:-after].transpose(1, 2))
+    rows = _third_difference(luma[:, :, before:-after])
+    count, height, width = rows.shape
     shape = (count, height // BLOCK_PX, BLOCK_PX, width // BLOCK_PX, BLOCK_PX)
-    by_column = columns.abs().clamp_(max=_SEAM_CLIP).view(shape).mean(dim=2).permute(0, 3, 1, 2)
-    by_row = rows.abs().clamp_(max=_SEAM_CLIP).view(shape).mean(dim=4).permute(0, 2, 1, 3)
+    by_column = columns.transpose(1, 2).view(shape).mean(dim=2).permute(0, 3, 1, 2)
+    by_row = rows.view(shape).mean(dim=4).permute(0, 2, 1, 3)
     return torch.cat([by_column, by_row], dim=1).add_(0.1).log_()
+
+
+def _third_difference(luma: torch.Tensor) -> torch.Tensor:
+    """Magnitude of the third difference along the second axis, clipped."""
+    difference = luma[:, :-3] - luma[:, 3:]
+    difference.sub_(luma[:, 1:-2], alpha=3).add_(luma[:, 2:-1], alpha=3)
+    return difference.abs_().clamp_(max=_SEAM_CLIP)
 
 
 class HistoryNetwork(nn.Module):
@@ -87,7 +92,7 @@ class HistoryNetwork(nn.Module):
         """
         magnitude = coefficients.abs()
         read = self._read_levels(magnitude[:, self.frequencies], tables)
-        energy = torch.log1p(magnitude * tables[:, :, None, None]) / 2
+        energy = (magnitude * tables[:, :, None, None]).log1p().div(2)
         parts = [read, self.energies(energy), self.phases(phases)]
         cells = functional.avg_pool2d(self.blocks(torch.cat(parts, dim=1)), 2)
         cells = self.cells(torch.cat([cells, cells - cells.mean(dim=(2, 3), keepdim=True)], dim=1))

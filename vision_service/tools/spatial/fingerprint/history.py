@@ -36,50 +36,54 @@ class History:
     @property
     def textured_share(self) -> float:
         """Share of blocks with an AC coefficient that is not 0."""
-        return float((self.coefficients[:, 1:] != 0).any(dim=1).float().mean())
+        return float((self.coefficients[:, 1:].abs().amax(dim=1) > 0).float().mean())
 
 
 def read_history(substrate: Substrate) -> History:
     """Reads a picture of at least CELL_PX per side; rows and columns of an incomplete last cell are left out."""
     rows, columns = substrate.height_px // CELL_PX, substrate.width_px // CELL_PX
     step = max(1, math.ceil(math.sqrt(rows * columns / MAX_CELLS)))
-    patches = _patches(substrate.luma[: rows * CELL_PX, : columns * CELL_PX], step)
+    luma = padded(substrate.luma[None, : rows * CELL_PX, : columns * CELL_PX])
     if substrate.jpeg is not None:
         coefficients = _stored(substrate.jpeg.luma, rows, columns, step).to(substrate.device)
         table = torch.from_numpy(substrate.jpeg.tables[0].ravel().astype(np.float32)).clamp(min=1)
     else:
-        coefficients = _transformed(patches)
+        coefficients = _transformed(_cells(luma[0], step))
         table = torch.ones(64)
-    return History(_joined(coefficients), table[None].to(substrate.device), _joined(_seams(patches)), step)
+    channels_first = coefficients.permute(2, 0, 1)[None].float().contiguous()
+    return History(channels_first, table[None].to(substrate.device), _phases(luma, step), step)
 
 
-def _patches(luma: torch.Tensor, step: int) -> torch.Tensor:
-    """Chosen cells with their halo, (R, C, _SIDE, _SIDE)."""
-    whole = padded(luma[None])[0]
-    return whole.unfold(0, _SIDE, CELL_PX * step).unfold(1, _SIDE, CELL_PX * step)
+def _cells(luma: torch.Tensor, step: int) -> torch.Tensor:
+    """Chosen cells of padded grey levels with their halo, (R, C, _SIDE, _SIDE)."""
+    return luma.unfold(0, _SIDE, CELL_PX * step).unfold(1, _SIDE, CELL_PX * step)
 
 
-def _seams(patches: torch.Tensor) -> torch.Tensor:
-    rows, columns = patches.shape[:2]
-    return seams(patches.reshape(rows * columns, _SIDE, _SIDE)).view(rows, columns, 16, _BLOCKS, _BLOCKS)
+def _phases(luma: torch.Tensor, step: int) -> torch.Tensor:
+    """`seams` of the chosen cells of padded grey levels (1, H + 3, W + 3), (1, 16, 2 R, 2 C)."""
+    if step == 1:
+        return seams(luma)
+    cells = _cells(luma[0], step)
+    rows, columns = cells.shape[:2]
+    each = seams(cells.reshape(rows * columns, _SIDE, _SIDE)).view(rows, columns, 16, _BLOCKS, _BLOCKS)
+    return each.permute(2, 0, 3, 1, 4).reshape(1, 16, rows * _BLOCKS, columns * _BLOCKS)
 
 
 def _stored(luma: npt.NDArray[np.int16], rows: int, columns: int, step: int) -> torch.Tensor:
-    """Coefficients of a file for the chosen cells, (R, C, 64, 2, 2)."""
+    """Coefficients of a file for the chosen cells, int16, (2 R, 2 C, 64)."""
     blocks = luma[: rows * _BLOCKS, : columns * _BLOCKS].reshape(rows, _BLOCKS, columns, _BLOCKS, 64)
-    chosen = blocks[::step, :, ::step].transpose(0, 2, 4, 1, 3)
-    return torch.from_numpy(np.ascontiguousarray(chosen, np.float32))
+    chosen = np.ascontiguousarray(blocks[::step, :, ::step])
+    return torch.from_numpy(chosen).reshape(chosen.shape[0] * _BLOCKS, -1, 64)
 
 
-def _transformed(patches: torch.Tensor) -> torch.Tensor:
-    """Rounded coefficients of pixels for the chosen cells, (R, C, 64, 2, 2)."""
+def _transformed(cells: torch.Tensor) -> torch.Tensor:
+    """Rounded coefficients of pixels for the chosen cells, (2 R, 2 C, 64)."""
     before, after = HALO_PX
-    inner = patches[:, :, before:-after, before:-after] - 128.0
+    inner = cells[:, :, before:-after, before:-after] - 128.0
     rows, columns = inner.shape[:2]
-    blocks = inner.reshape(rows, columns, _BLOCKS, BLOCK_PX, _BLOCKS, BLOCK_PX).permute(0, 1, 2, 4, 3, 5)
+    blocks = inner.reshape(rows, columns, _BLOCKS, BLOCK_PX, _BLOCKS, BLOCK_PX).permute(0, 2, 1, 4, 3, 5)
     matrix = _cosines().to(blocks.device)
-    made = (matrix @ blocks @ matrix.T).round_()
-    return made.flatten(4).permute(0, 1, 4, 2, 3)
+    return (matrix @ blocks @ matrix.T).round_().reshape(rows * _BLOCKS, columns * _BLOCKS, 64)
 
 
 @cache
@@ -89,9 +93,3 @@ def _cosines() -> torch.Tensor:
     matrix = torch.cos((2 * place[None] + 1) * place[:, None] * math.pi / (2 * BLOCK_PX)) / 2
     matrix[0] /= math.sqrt(2)
     return matrix.float()
-
-
-def _joined(cells: torch.Tensor) -> torch.Tensor:
-    """(R, C, K, 2, 2) to (1, K, 2 R, 2 C)."""
-    rows, columns, channels = cells.shape[:3]
-    return cells.permute(2, 0, 3, 1, 4).reshape(1, channels, rows * _BLOCKS, columns * _BLOCKS)
