@@ -7,6 +7,10 @@ other in the order of the tools, so that the stages add up to a picture's work. 
 itself ("shared."). Times are CPU time, which other work on the machine changes least. The extra memory is the highest
 resident size during a stage above that before it.
 
+Right before a stage, a fixed Fourier transform is timed, and the stage's cost in such transforms is kept beside its
+time. These costs are compared over versions and machines (`--compare`, benchmarks/detectors_reference.json): what
+slows the machine down slows both.
+
 The bound is one read of the stage's input at the measured memory bandwidth, or its arithmetic at the measured rate of
 float additions within the cache, whichever takes longer. Stages on a bounded number of windows, which do not read
 the whole picture, have no bound per pixel.
@@ -45,7 +49,14 @@ from vision_service.tools.frequency.grid_votes import grid_votes
 from vision_service.tools.frequency.requantised import losses
 
 Figures = dict[str, dict[str, float]]
-"""Stage -> "ms_per_mp", "extra_mib", and "bound_ms_per_mp" where there is one."""
+"""Stage -> "ms_per_mp", "references_per_mp", "extra_mib", and "bound_ms_per_mp" where there is one."""
+
+REFERENCE_FILE = Path(__file__).with_name("detectors_reference.json")
+"""Figures of an earlier version, to compare with."""
+SLOWER = 1.3
+"""A stage that costs so many times the earlier version's is named as slower."""
+NEGLIGIBLE_MS_PER_MP = 1.0
+"""Stages below it are not compared: the clock's steps and the allocator make up much of them."""
 
 _CACHED = 16384
 _RGB, _GREEN, _LUMA, _COEFFICIENTS = 3.0, 1.0, 4.0, 2.0  # bytes per pixel
@@ -63,7 +74,6 @@ COSTS: dict[str, tuple[float, float]] = {
     "frequency.ela": (4 / 64, 0),
     "noise.level_map": (_LUMA, 12),
     "noise.low_noise_regions": (_GREEN, 20),
-    "noise.residual_statistics": (_LUMA, 20),
     "noise.cfa": (_GREEN, 6),
     "spatial.copy_move": (_LUMA, 60),
     "spatial.blur_inconsistency": (_LUMA, 24),
@@ -99,6 +109,12 @@ def measure_machine() -> Machine:
     return Machine(large.numel() * 4 / read_s / 1e9, _CACHED * 1000 / add_s / 1e9)
 
 
+def reference() -> Callable[[], Any]:
+    """The operation that costs are counted in: numpy's complex64 Fourier transform of 1024 x 1024, one thread."""
+    numbers = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.complex64)
+    return lambda: np.fft.fft2(numbers)
+
+
 def _seconds(work: Callable[[], Any]) -> float:
     start = time.process_time()
     work()
@@ -130,6 +146,8 @@ def measure(data: bytes, rounds: int) -> Figures:
     with Image.open(io.BytesIO(data)) as image:
         megapixels = image.width * image.height / 1e6
     seconds: dict[str, list[float]] = {}
+    references: dict[str, list[float]] = {}
+    transform = reference()
     memory: dict[str, float] = {}
     for number in range(rounds + 1):
         for name, work in _stages(data):
@@ -139,45 +157,68 @@ def measure(data: bytes, rounds: int) -> Figures:
                 work()
                 memory[name] = max(0, peak_bytes() - before) / 2**20
             else:
+                unit_s = _seconds(transform)
                 seconds.setdefault(name, []).append(_seconds(work))
+                references.setdefault(name, []).append(seconds[name][-1] / unit_s)
     machine = measure_machine()
     figures: Figures = {}
     for name, values in seconds.items():
-        figures[name] = {"ms_per_mp": 1e3 * statistics.median(values) / megapixels, "extra_mib": memory[name]}
+        figures[name] = {
+            "ms_per_mp": 1e3 * statistics.median(values) / megapixels,
+            "references_per_mp": statistics.median(references[name]) / megapixels,
+            "extra_mib": memory[name],
+        }
         if (bound := machine.bound_ms_per_mp(name)) is not None:
             figures[name]["bound_ms_per_mp"] = bound
-    total = sum(figure["ms_per_mp"] for figure in figures.values())
-    return {"all stages": {"ms_per_mp": total, "extra_mib": max(memory.values())}, **figures}
+    return {"all stages": _all_stages(figures), **figures}
+
+
+def _all_stages(figures: Figures) -> dict[str, float]:
+    totals = {key: sum(figure[key] for figure in figures.values()) for key in ("ms_per_mp", "references_per_mp")}
+    return {**totals, "extra_mib": max(figure["extra_mib"] for figure in figures.values())}
+
+
+def bytes_read(stage: str) -> float | None:
+    """Bytes per pixel that a stage has to read at least, where the whole picture is read."""
+    return COSTS[stage][0] if stage in COSTS else None
 
 
 def table(results: dict[str, Figures]) -> str:
-    """Markdown: time, the bound's share of it, and extra memory by size."""
+    """Markdown: bytes that must be read, and by size time, cost in reference operations, bound, extra memory."""
     sizes = list(results)
-    head = [f"{size} MP: ms/MP | bound | extra MiB" for size in sizes]
-    lines = ["| stage | " + " | ".join(head) + " |", "|---|" + "---:|" * 3 * len(sizes)]
+    head = [f"{size} MP: ms/MP | references/MP | bound ms/MP | extra MiB" for size in sizes]
+    lines = ["| stage | bytes/pixel | " + " | ".join(head) + " |", "|---|---:|" + "---:|" * 4 * len(sizes)]
     for stage in results[sizes[0]]:
-        cells = []
+        read = bytes_read(stage)
+        cells = [f"{read:.2g}" if read else ""]
         for figures in results.values():
             figure = figures[stage]
             bound = figure.get("bound_ms_per_mp")
-            cells += [f"{figure['ms_per_mp']:.1f}", f"{bound:.1f}" if bound else "", f"{figure['extra_mib']:.0f}"]
+            cells += [f"{figure['ms_per_mp']:.1f}", f"{figure['references_per_mp']:.2f}"]
+            cells += [f"{bound:.2f}" if bound else "", f"{figure['extra_mib']:.0f}"]
         lines.append(f"| {stage} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def comparison(old: dict[str, Figures], new: dict[str, Figures]) -> str:
-    """Markdown: new over old, of times and of extra memory, for sizes and stages that both have."""
+    """Markdown: cost in reference operations of both, new over old, for sizes and stages that both have."""
     sizes = [size for size in new if size in old]
-    lines = ["| stage | " + " | ".join(f"{size} MP: old ms/MP | new | ratio | memory ratio" for size in sizes) + " |"]
-    lines.append("|---|" + "---:|" * 4 * len(sizes))
-    for stage in (stage for stage in new[sizes[0]] if all(stage in old[size] for size in sizes)) if sizes else ():
+    if not sizes:
+        return "No size is in both."
+    lines = ["| stage | " + " | ".join(f"{size} MP: old references/MP | new | ratio" for size in sizes) + " |"]
+    lines.append("|---|" + "---:|" * 3 * len(sizes))
+    for stage in (stage for stage in new[sizes[0]] if all(stage in old[size] for size in sizes)):
+        if any(old[size][stage]["ms_per_mp"] < NEGLIGIBLE_MS_PER_MP for size in sizes):
+            continue
         cells = []
         for size in sizes:
-            before, after = old[size][stage], new[size][stage]
-            cells += [f"{before['ms_per_mp']:.1f}", f"{after['ms_per_mp']:.1f}"]
-            cells.append(f"{after['ms_per_mp'] / max(before['ms_per_mp'], 1e-6):.2f}")
-            cells.append(f"{after['extra_mib'] / max(before['extra_mib'], 1.0):.2f}")
+            before, after = (results[size][stage]["references_per_mp"] for results in (old, new))
+            ratio = after / before
+            cells += [f"{before:.2f}", f"{after:.2f}", f"{ratio:.2f}" + (" slower" if ratio > SLOWER else "")]
         lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    only_new = [stage for stage in new[sizes[0]] if stage not in old[sizes[0]]]
+    gone = [stage for stage in old[sizes[0]] if stage not in new[sizes[0]]]
+    lines += [f"\nNew: {', '.join(only_new) or 'none'}. Gone: {', '.join(gone) or 'none'}."]
     return "\n".join(lines)
 
 
@@ -187,12 +228,19 @@ def main() -> None:
     parser.add_argument("--sizes", type=float, nargs="+", default=[1, 12, 48], help="megapixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where the figures are written")
-    parser.add_argument("--compare", type=Path, help="figures of an earlier run")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="?",
+        const=REFERENCE_FILE,
+        help="figures of an earlier run (default: the kept ones)",
+    )
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.one.read_bytes(), arguments.rounds)))
         return
+    load = os.getloadavg()[0]
     results: dict[str, Figures] = {}
     with TemporaryDirectory() as folder:
         for size in arguments.sizes:
@@ -203,7 +251,8 @@ def main() -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[f"{size:g}"] = json.loads(done.stdout.splitlines()[-1])
     machine = measure_machine()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}, torch {torch.__version__}")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}, torch {torch.__version__},", end=" ")
+    print(f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after;", end=" ")
     print(f"{machine.read_gb_s:.1f} GB/s read, {machine.additions_g_s:.1f} G additions/s\n\n{table(results)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
