@@ -1,6 +1,6 @@
 # The developers' menu. `make demo` and `make test` set up all they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast train-ai-cue train-fingerprint fuzz lint format protos release-protos clean
+.PHONY: help setup model demo test test-fast train-ai-cue train-fingerprint fuzz lint format dependencies sbom protos release-protos clean
 
 PY := .venv/bin/python
 MODEL := models/smollm2-135m-instruct
@@ -35,6 +35,14 @@ lint: setup ## ruff, mypy strict, buf, stubs up to date
 
 format: setup ## ruff's formatter and safe fixes
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format --quiet .
+
+ADVISORIES ?=
+
+dependencies: setup ## pinned packages that are outdated, or vulnerable by the records in ADVISORIES=folder
+	@$(PY) scripts/dependencies.py $(if $(ADVISORIES),--advisories "$(ADVISORIES)")
+
+sbom: setup ## bill of materials of .venv, CycloneDX JSON in build/
+	@scripts/sbom.sh
 
 protos: ## typed stubs in maifs/ from protos/
 	@scripts/protos.sh
