@@ -50,7 +50,8 @@ class Curve:
     n_authentic: int = 0
     """Authentic images on which it was fitted."""
     floor: float = NOTHING_FOUND_FLOOR
-    """Least log10 LR; below `NOTHING_FOUND_FLOOR` only where low scores are a finding (a camera's own trace)."""
+    """Least log10 LR; below `NOTHING_FOUND_FLOOR` only where low scores are a finding (a camera's own trace), 0 where
+    they are none at all."""
 
     feature: Feature = "score"
     detection_log10_lr: float = 0.0

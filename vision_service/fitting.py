@@ -15,7 +15,7 @@ from vision_service.calibration import NOTHING_FOUND_FLOOR, Curve, Feature
 from vision_service.domain import Outcome
 from vision_service.labelled import Record
 from vision_service.laundering import FORGERIES
-from vision_service.traces import AI_TESTS, CAMERA_TESTS, GROUPS, POLICY, POLICY_TESTS
+from vision_service.traces import AI_TESTS, CAMERA_TESTS, GROUPS, NO_CREDIT_TESTS, POLICY, POLICY_TESTS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -236,6 +236,13 @@ def weighted_cllr(log10_lr: FloatArray, targets: npt.NDArray[np.bool_], weights:
 HYPOTHESES = ("manipulated", "ai_generated")
 
 
+def _floor(test: str) -> float:
+    """Least log10 LR that a low score of a test may have."""
+    if test in CAMERA_TESTS:
+        return CAMERA_FLOOR
+    return 0.0 if test in NO_CREDIT_TESTS else NOTHING_FOUND_FLOOR
+
+
 def fit_all(records: Sequence[Record]) -> tuple[dict[str, Any], dict[str, dict[str, Fit]]]:
     """Fits every test.
 
@@ -248,8 +255,7 @@ def fit_all(records: Sequence[Record]) -> tuple[dict[str, Any], dict[str, dict[s
     for test in tests:
         if test in POLICY_TESTS:
             continue
-        floor = CAMERA_FLOOR if test in CAMERA_TESTS else NOTHING_FOUND_FLOOR
-        fits[test] = {h: fit_test(samples_of(records, weights, test, h), floor) for h in hypotheses_of(test)}
+        fits[test] = {h: fit_test(samples_of(records, weights, test, h), _floor(test)) for h in hypotheses_of(test)}
     document = {
         "version": VERSION,
         "made_from": _made_from(records),

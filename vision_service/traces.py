@@ -38,6 +38,10 @@ GROUPS: Mapping[str, str] = {
 CAMERA_TESTS: frozenset[str] = frozenset({"noise.cfa"})
 """Tests whose negative scores are a finding in favour of a camera, which may weigh more than silence."""
 
+NO_CREDIT_TESTS: frozenset[str] = frozenset({"spatial.fingerprint"})
+"""Tests whose low scores weigh nothing: a network that maps histories is silent on most forgeries that were saved
+again; its silence credited like that of the other tests made ranking and calibration worse (docs/learned.md)."""
+
 AI_TESTS: frozenset[str] = CAMERA_TESTS | {"frequency.upsampling_peaks", "noise.synthesis"}
 """Tests whose trace a generator, and not only an edit, can leave; or that find what a generator
 lacks; only these are fitted for "AI generated"."""
