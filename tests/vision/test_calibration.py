@@ -144,15 +144,15 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path, content: str | None
     assert error.value.reason is Reason.INVALID_CONFIG
 
 
-def make_records(rng: np.random.Generator, shift: float) -> list[Record]:
+def make_records(rng: np.random.Generator, shift: float, test: str = "noise.a") -> list[Record]:
     """Six sources of 20 pictures, half of them manipulated with a score higher by `shift`."""
     records = []
     for number in range(120):
         source, forged = number % 6, (number // 6) % 2 == 1
         score = float(rng.normal(shift if forged else 0.0))
         label = "manipulated" if forged else "authentic"
-        entry = {"outcome": "tested", "score": score, "detected": False, "reason": "", "explanation_key": "noise.a.x"}
-        records.append(Record(f"{number}.jpg", label, f"s{source}", "native", "small", 1.0, {"noise.a": entry}))
+        entry = {"outcome": "tested", "score": score, "detected": False, "reason": "", "explanation_key": f"{test}.x"}
+        records.append(Record(f"{number}.jpg", label, f"s{source}", "native", "small", 1.0, {test: entry}))
     return records
 
 
@@ -203,6 +203,14 @@ def test_a_useful_test_gets_a_curve_and_out_of_fold_weights() -> None:
     fit = fits["noise.a"]["manipulated"]
     assert fit.cllr < 0.8
     assert len(fit.log10_lr) == 120
+
+
+def test_the_silence_of_the_learned_map_weighs_nothing_and_that_of_other_tests_little() -> None:
+    for test, least in (("spatial.fingerprint", 0.0), ("noise.a", NOTHING_FOUND_FLOOR)):
+        document, _ = fitting.fit_all(make_records(np.random.default_rng(2), 2.5, test))
+        curve = Calibration.from_document(document).tests[test].manipulated["*"]
+        assert curve.weight(-9.0, detected=False).log10_lr == least
+        assert curve.weight(3.0, detected=False).log10_lr > 0
 
 
 @pytest.mark.parametrize("shift", [0.0, -2.5])
