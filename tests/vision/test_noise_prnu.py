@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +80,21 @@ def test_the_test_reports_the_match(
     seen = prnu_test(fingerprint).run(to_substrate(camera.to_png(np.repeat(grey[:, :, None], 3, axis=2))))
     assert seen.detected
     assert seen.score < -np.log10(PCE_THRESHOLD)
+    assert seen.log10_nfa is not None
+    assert seen.log10_nfa < -9
     assert seen.explanation_key == "noise.prnu.detected"
+
+
+def test_the_false_alarms_of_a_peak_are_those_of_a_normal_number_at_each_shift() -> None:
+    rng = np.random.default_rng(5)
+    fingerprint = Fingerprint(rng.normal(0, 0.01, (160, 176)).astype(np.float32))
+    luma = np.full((160, 176), 128, np.float32)
+    energies = [match(rng.normal(0, 2, luma.shape).astype(np.float32), luma, fingerprint) for _ in range(400)]
+    stated = np.sort([10**found.log10_nfa for found in energies])
+    assert np.abs(stated - (np.arange(400) + 0.5) / 400).max() < 1.63 / 20  # Kolmogorov-Smirnov, 1 %
+    crop = match(rng.normal(0, 2, (130, 140)).astype(np.float32), luma[:130, :140], fingerprint)
+    assert crop.shifts == 31 * 37
+    assert 10**crop.log10_nfa == pytest.approx(31 * 37 * 0.5 * math.erfc(math.sqrt(crop.pce / 2)))
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])

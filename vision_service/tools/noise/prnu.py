@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pywt
-from scipy import fft, ndimage
+from scipy import fft, ndimage, stats
 
 from serving.errors import MaifsError, Reason
 from vision_service.domain import Measurement, Observation, Outcome, Test, not_applicable
@@ -48,6 +49,18 @@ class Match:
     row_shift_px: int
     """Row of the fingerprint under the picture's first row."""
     column_shift_px: int
+    shifts: int = 1
+    """Shifts that were compared."""
+
+    @property
+    def log10_nfa(self) -> float:
+        """Expected number of peaks like this one, log10, were the residual white noise of another sensor.
+
+        A correlation divided by the root of its plane's energy is then standard normal, so that a shift reaches the
+        peak with P(Z >= sqrt(PCE)). Traces that sensors share (Goljan et al. 2009) are not in this null.
+        """
+        tail = float(stats.norm.logsf(math.copysign(math.sqrt(abs(self.pce)), self.pce)))
+        return math.log10(self.shifts) + tail / math.log(10)
 
 
 def noise_residual(luma: npt.NDArray[np.float32], sigma: float = _NOISE_SIGMA) -> FloatArray:
@@ -127,7 +140,7 @@ def match(residual: FloatArray, luma: FloatArray, fingerprint: Fingerprint) -> M
     plane = _correlation(pattern, window)
     rows, columns = (full - part + 1 for full, part in zip(pattern.shape, residual.shape, strict=True))
     row, column = np.unravel_index(int(plane[:rows, :columns].argmax()), (rows, columns))
-    return Match(_pce(plane, int(row), int(column)), int(row), int(column))
+    return Match(_pce(plane, int(row), int(column)), int(row), int(column), rows * columns)
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> FloatArray:
@@ -206,6 +219,7 @@ def _run(substrate: Substrate, fingerprint: Fingerprint | None) -> Observation:
         score_meaning="-log10 of the peak-to-correlation energy with the reference sensor, 0 when there is no match; "
         "negative: the picture comes from that sensor",
         detected=detected,
+        log10_nfa=found.log10_nfa,
         explanation_key=f"noise.prnu.{'detected' if detected else 'not_detected'}",
         measurements=(
             Measurement("peak_to_correlation_energy", found.pce, "1"),
