@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from serving.access.tls import check_authorities, check_pair, read_pem
+from serving.access.tls import check_authorities, check_expiry, check_pair, read_pem
 from serving.errors import MaifsError, Reason
 
 FILE_VARIABLES = {
@@ -96,6 +96,7 @@ class ClientFiles:
         if security.certificate_file and security.key_file:
             certificate, key = read_pem(security.certificate_file), read_pem(security.key_file)
             check_pair(security.certificate_file, security.key_file)
+            check_expiry(security.certificate_file)
         return cls(authorities, certificate, key)
 
     def credentials(self) -> grpc.ChannelCredentials:

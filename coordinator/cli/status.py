@@ -46,6 +46,7 @@ def to_document(address: str, status: coordinator_pb2.GetStatusResponse) -> dict
         "uptime_s": status.uptime_seconds,
         "open_items_count": status.open_items_count,
         "waiting_items_count": status.waiting_items_count,
+        "queued_batch_items_count": status.queued_batch_items_count,
         "held_bytes": status.held_bytes,
         "completed_items_count": status.completed_items_count,
         "failed_items_count": status.failed_items_count,
@@ -106,6 +107,8 @@ def show(address: str, status: coordinator_pb2.GetStatusResponse, console: Conso
         f"holding {file_size(status.held_bytes)} of {file_size(limits.max_held_bytes)}; "
         f"largest file {file_size(limits.max_image_bytes)}"
     )
+    if status.queued_batch_items_count:
+        console.print(f"Pictures of batches that wait on disk: {status.queued_batch_items_count}")
     console.print(f"Since the start: {status.completed_items_count} reports, {status.failed_items_count} failed")
     cache = status.cache
     if cache.max_held_bytes:

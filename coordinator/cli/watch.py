@@ -144,6 +144,8 @@ def _queue(status: coordinator_pb2.GetStatusResponse, per_second: float | None) 
         f"{status.open_items_count} open, {status.waiting_items_count} waiting, {file_size(status.held_bytes)} of "
         f"{file_size(limits.max_held_bytes)}",
     )  # fmt: skip
+    if status.queued_batch_items_count:
+        table.add_row("Batches", "", f"{status.queued_batch_items_count} pictures wait on disk")
     for backend in status.backends:
         if backend.max_open_calls_count:
             calls = f"{backend.open_calls_count} of {backend.max_open_calls_count} calls"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from google.protobuf import timestamp_pb2
 from google.rpc import status_pb2
 
+from coordinator.journal.ownership import Scope
 from coordinator.journal.records import BatchRecord, ItemRecord, ItemState
 from maifs.coordinator.v1 import batch_pb2
 
 
-def to_batch(batch: BatchRecord, problem: str) -> batch_pb2.Batch:
+def to_batch(batch: BatchRecord, problem: str, scope: Scope) -> batch_pb2.Batch:
     """A batch; `problem` concerns it only while items have not ended."""
     return batch_pb2.Batch(
-        batch_id=batch.batch_id,
+        batch_id=scope.told(batch.batch_id),
         title=batch.title,
         options=batch_pb2.BatchOptions.FromString(batch.options),
         state=batch.state.value,  # type: ignore[arg-type]

@@ -10,6 +10,11 @@ from serving.errors import MaifsError, Reason
 
 Row = tuple[Any, ...]
 
+_OWNED = (
+    "(:prefix = '' OR (substr(batch_id, 1, length(:prefix)) = :prefix"
+    " AND instr(substr(batch_id, length(:prefix) + 1), '/') = 0))"
+)
+
 
 def item_of(row: Row) -> ItemRecord:
     """A row of the view item_records."""
@@ -70,10 +75,11 @@ class Reader:
         """Items of all batches that have not ended."""
         return int(self._db.execute("SELECT COUNT(*) FROM items WHERE state = 1").fetchone()[0])
 
-    def batches(self, before_number: int, limit: int) -> list[BatchRecord]:
-        """Batches older than one, the newest first."""
+    def batches(self, before_number: int, limit: int, prefix: str = "") -> list[BatchRecord]:
+        """Batches older than one, the newest first; `prefix` as in coordinator.journal.ownership.Scope."""
         rows = self._db.execute(
-            "SELECT * FROM batch_records WHERE number < ? ORDER BY number DESC LIMIT ?", (before_number, limit)
+            f"SELECT * FROM batch_records WHERE number < :before AND {_OWNED} ORDER BY number DESC LIMIT :limit",  # noqa: S608
+            {"before": before_number, "limit": limit, "prefix": prefix},
         )
         return [batch_of(row) for row in rows.fetchall()]
 
@@ -123,16 +129,17 @@ class Reader:
             )
         return found[0]
 
-    def find_content(self, sha256: bytes, batch_id: str = "") -> tuple[str, ItemRecord]:
-        """The newest item with a report on this content, and its batch's id.
+    def find_content(self, sha256: bytes, batch_id: str = "", prefix: str = "") -> tuple[str, ItemRecord]:
+        """The newest item with a report on this content, and its batch's id; `prefix` as in `batches`.
 
         Raises:
             MaifsError: UNKNOWN_REPORT.
         """
         row = self._db.execute(
-            "SELECT batch_id, item_records.* FROM item_records JOIN batches ON batches.number = batch"
-            " WHERE sha256 = ?1 AND state = 3 AND (?2 = '' OR batch_id = ?2) ORDER BY end_time_ns DESC LIMIT 1",
-            (sha256, batch_id),
+            "SELECT batch_id, item_records.* FROM item_records JOIN batches ON batches.number = batch"  # noqa: S608
+            f" WHERE sha256 = :sha256 AND state = 3 AND (:batch_id = '' OR batch_id = :batch_id) AND {_OWNED}"
+            " ORDER BY end_time_ns DESC LIMIT 1",
+            {"sha256": sha256, "batch_id": batch_id, "prefix": prefix},
         ).fetchone()
         if row is None:
             raise MaifsError(

@@ -152,6 +152,12 @@ def _connected(location: str) -> sqlite3.Connection:
 
 
 def _unusable(path: Path, error: BaseException) -> MaifsError:
+    if (getattr(error, "sqlite_errorname", "") or "").startswith("SQLITE_FULL"):
+        return MaifsError(
+            Reason.JOURNAL_UNUSABLE,
+            f"The journal {path} cannot be opened: the disk is full.",
+            "Make room on its disk and start again; nothing in the journal is lost.",
+        )
     return MaifsError(
         Reason.JOURNAL_UNUSABLE,
         f"The journal {path} cannot be used: {error}.",

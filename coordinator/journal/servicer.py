@@ -8,6 +8,7 @@ from typing import Any
 from coordinator.journal.batches import Batches
 from coordinator.journal.convert import to_item
 from coordinator.journal.journal import Journal
+from coordinator.journal.ownership import callers_scope
 from coordinator.journal.records import BatchRecord, BatchState
 from coordinator.journal.runner import failure
 from coordinator.journal.submission import Submission
@@ -50,7 +51,9 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
     def _view(self) -> JournalView:
         journal = self._journal
         assert self._batches
-        return JournalView(journal.read, self._batches.runner.is_running, lambda: journal.watches.problem)
+        return JournalView(
+            journal.read, self._batches.runner.is_running, lambda: journal.watches.problem, callers_scope()
+        )
 
     async def SubmitBatch(  # noqa: N802
         self, request_iterator: AsyncIterator[batch_pb2.SubmitBatchRequest], context: Any
@@ -64,7 +67,7 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
         self, request: batch_pb2.WatchBatchRequest, context: Any
     ) -> AsyncIterator[batch_pb2.WatchBatchResponse]:
         """Ends out."""
-        with self._journal.watches.watch(request.batch_id) as watch:
+        with self._journal.watches.watch(callers_scope().stored(request.batch_id)) as watch:
             cursor, told = request.after_sequence, None
             while True:
                 watch.changed.clear()
@@ -138,7 +141,7 @@ class BatchServicer(batch_pb2_grpc.BatchServiceServicer):
     ) -> batch_pb2.CancelBatchResponse:
         """Ends what has not ended."""
         error = MaifsError(Reason.CANCELLED, "The batch was cancelled.", "Submit it again to go on.")
-        await self._journal.cancel(request.batch_id, failure(error))
+        await self._journal.cancel(callers_scope().stored(request.batch_id), failure(error))
         batch = await self._view.batch(request.batch_id)
         if self._batches:
             self._batches.runner.forget(batch.number)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from coordinator.journal.convert import to_batch, to_item
 from coordinator.journal.journal import Journal
+from coordinator.journal.ownership import callers_scope
 from coordinator.journal.records import BatchRecord, BatchSettings, ItemKey, Retry
 from coordinator.journal.spool import Upload
 from maifs.common.v1 import image_pb2
@@ -42,6 +43,7 @@ class Submission:
         """Takes the limits of images and of open items; `check_options` raises INVALID_REQUEST."""
         self._journal, self._limits, self._check_options = journal, limits, check_options
         self._room = metered()
+        self._scope = callers_scope()
         self._batch_id = ""
         self._retry = Retry.NONE
         self._open: dict[str, _Open] = {}
@@ -76,7 +78,7 @@ class Submission:
                 self._room.release(item.key.size_bytes)
 
     def _to_batch(self, batch: BatchRecord) -> batch_pb2.Batch:
-        return to_batch(batch, self._journal.watches.problem)
+        return to_batch(batch, self._journal.watches.problem, self._scope)
 
     async def _begin(self, request: Request) -> batch_pb2.Batch:
         begin = request.begin
@@ -88,8 +90,9 @@ class Submission:
         if begin.options.max_running_items_count < 0:
             raise MaifsError(Reason.INVALID_REQUEST, "options.max_running_items_count must be at least 0.")
         self._check_options(begin.options.analyze)
-        batch = await self._journal.begin(begin.batch_id, begin.title[:LONGEST_TITLE], _settings(begin.options))
-        self._batch_id, self._retry = begin.batch_id, _retry(begin)
+        stored = self._scope.stored(begin.batch_id)
+        batch = await self._journal.begin(stored, begin.title[:LONGEST_TITLE], _settings(begin.options))
+        self._batch_id, self._retry = stored, _retry(begin)
         return self._to_batch(batch)
 
     async def _answer(self, request: Request, step: str) -> Response | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from coordinator.journal.convert import to_batch, to_item
+from coordinator.journal.ownership import EVERYBODYS, Scope
 from coordinator.journal.queries import Reader
 from coordinator.journal.records import BatchRecord, ItemRecord
 from coordinator.journal.schema import DATABASE_NAME, open_stored
@@ -39,14 +40,17 @@ class JournalView:
     """Whether an item, by its number, is under way."""
     problem: Callable[[], str] = lambda: ""
     """What holds up all batches; empty when nothing does."""
+    scope: Scope = EVERYBODYS
+    """Whose batches there are; requests and answers have the ids that the owner knows."""
 
     def to_batch(self, batch: BatchRecord) -> batch_pb2.Batch:
         """A record as a message."""
-        return to_batch(batch, self.problem())
+        return to_batch(batch, self.problem(), self.scope)
 
     async def batch(self, batch_id: str) -> BatchRecord:
         """The record of a batch."""
-        return await self.read(lambda queries: queries.batch(batch_id))
+        stored = self.scope.stored(batch_id)
+        return await self.read(lambda queries: queries.batch(stored))
 
     async def get_batch(self, request: batch_pb2.GetBatchRequest) -> batch_pb2.GetBatchResponse:
         """One batch."""
@@ -55,7 +59,7 @@ class JournalView:
     async def list_batches(self, request: batch_pb2.ListBatchesRequest) -> batch_pb2.ListBatchesResponse:
         """A page of batches."""
         size, before = _page_size(request.page_size), _page_token(request.page_token, _FIRST)
-        found = await self.read(lambda queries: queries.batches(before, size + 1))
+        found = await self.read(lambda queries: queries.batches(before, size + 1, self.scope.prefix))
         token = str(found[size - 1].number) if len(found) > size else ""
         return batch_pb2.ListBatchesResponse(
             batches=[self.to_batch(batch) for batch in found[:size]], next_page_token=token
@@ -64,21 +68,23 @@ class JournalView:
     async def list_items(self, request: batch_pb2.ListBatchItemsRequest) -> batch_pb2.ListBatchItemsResponse:
         """A page of items."""
         size, after = _page_size(request.page_size), _page_token(request.page_token, 0)
-        found = await self.read(lambda queries: queries.items(request.batch_id, after, size + 1))
+        stored = self.scope.stored(request.batch_id)
+        found = await self.read(lambda queries: queries.items(stored, after, size + 1))
         items = [self._to_item(item) for item in found[:size]]
         token = str(items[-1].position) if len(found) > size else ""
         return batch_pb2.ListBatchItemsResponse(items=items, next_page_token=token)
 
     async def get_report(self, request: batch_pb2.GetReportRequest) -> batch_pb2.GetReportResponse:
         """One report."""
-        batch_id = request.batch_id
+        batch_id, prefix = request.batch_id, self.scope.prefix
         if bool(request.position) == bool(request.sha256) or (request.position and not batch_id):
             raise MaifsError(Reason.INVALID_REQUEST, "Set batch_id with position, or sha256.")
+        batch_id = self.scope.stored(batch_id) if batch_id else ""
         if request.position:
             item = await self.read(lambda queries: queries.find_item(batch_id, request.position))
         else:
-            batch_id, item = await self.read(lambda queries: queries.find_content(request.sha256, batch_id))
-        response = batch_pb2.GetReportResponse(batch_id=batch_id, item=self._to_item(item))
+            batch_id, item = await self.read(lambda queries: queries.find_content(request.sha256, batch_id, prefix))
+        response = batch_pb2.GetReportResponse(batch_id=self.scope.told(batch_id), item=self._to_item(item))
         await self.add_report(item.number, response)
         return response
 

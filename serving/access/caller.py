@@ -19,9 +19,11 @@ class Caller:
     """Name; empty where the service does not ask who calls."""
     quota: Quota = UNLIMITED
     account: Account | None = None
+    operator: bool = False
+    """Whether what others left here concerns the caller: everybody's, where the service does not ask who calls."""
 
 
-current_caller: ContextVar[Caller] = ContextVar("maifs_caller", default=Caller())  # noqa: B039 - frozen
+current_caller: ContextVar[Caller] = ContextVar("maifs_caller", default=Caller(operator=True))  # noqa: B039 - frozen
 """Set by serving.access.interceptor."""
 
 

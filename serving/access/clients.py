@@ -35,6 +35,8 @@ class Client:
 
     name: str
     quota: Quota
+    operator: bool = False
+    """Whether this client sees and cancels the batches of all."""
 
 
 def new_token() -> str:
@@ -122,9 +124,12 @@ def _add(
     if not is_name(name) or not isinstance(entry, dict):
         faults.append(f"{where}: must be a table whose name has 1 to 64 characters of A-Z a-z 0-9 . _ -")
         return
-    known = {"token_sha256", "certificates", *_QUOTAS}
+    known = {"token_sha256", "certificates", "operator", *_QUOTAS}
     faults += [f"{where}: unknown setting {key!r}" for key in entry if key not in known]
-    client = Client(name, _quota(where, entry, default, faults))
+    operator = entry.get("operator", False)
+    if not isinstance(operator, bool):
+        faults.append(f"{where}: operator must be true or false")
+    client = Client(name, _quota(where, entry, default, faults), operator is True)
     digests, names = _texts(where, entry, "token_sha256", faults), _texts(where, entry, "certificates", faults)
     if not digests and not names:
         faults.append(f"{where}: has neither token_sha256 nor certificates")

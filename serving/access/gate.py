@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from serving.access.reload import Reloaded
 from serving.errors import MaifsError, Reason
 
 _BEARER = "bearer "
+_CERTIFICATE = "x509_pem_cert"
+"""In grpc's auth_context: the certificate that the client has shown."""
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -72,12 +75,12 @@ class Gate:
         """
         names = _certificate_names(identity)
         if self._clients is None:
-            return Caller(names[0] if names else "")
+            return Caller(names[0] if names else _fingerprint(identity), operator=_CERTIFICATE not in identity)
         token, clients = _token(metadata), self._clients.value
         client = clients.with_certificate(names) if token is None else clients.with_token(token)
         if client is None:
             raise _stranger("carries no token and comes with no known certificate" if token is None else "is unknown")
-        return Caller(client.name, client.quota, self._accounts.setdefault(client.name, Account()))
+        return Caller(client.name, client.quota, self._accounts.setdefault(client.name, Account()), client.operator)
 
     def check_health(self, service: str) -> None:
         """Whether callers may ask for the health of a part.
@@ -111,3 +114,9 @@ def _certificate_names(identity: Mapping[str, Iterable[bytes]]) -> list[str]:
     """Names of a client's certificate: those for machines first, then its common name."""
     keys = ("x509_subject_alternative_name", "x509_common_name")
     return [name.decode("utf-8", "replace") for key in keys for name in identity.get(key, ())]
+
+
+def _fingerprint(identity: Mapping[str, Iterable[bytes]]) -> str:
+    """A name for a certificate that bears none; empty where there is no certificate."""
+    shown = b"".join(identity.get(_CERTIFICATE, ()))
+    return f"sha256:{hashlib.sha256(shown).hexdigest()}" if shown else ""

@@ -71,7 +71,7 @@ def load_material(config: TlsConfig) -> Material:
     check_pair(config.certificate_file, config.key_file)
     if config.client_ca_file and material.client_ca is not None:
         check_authorities(config.client_ca_file, material.client_ca)
-    _check_expiry(config.certificate_file)
+    check_expiry(config.certificate_file)
     return material
 
 
@@ -148,7 +148,12 @@ def _no_password() -> str:
     raise _EncryptedKeyError
 
 
-def _check_expiry(path: Path) -> None:
+def check_expiry(path: Path) -> None:
+    """Sees that a certificate has not expired; one that soon will is a warning in the log.
+
+    Raises:
+        MaifsError: INVALID_CONFIG.
+    """
     found = read_certificate(path)
     if found is None or found.days_left is None:  # no openssl here: clients will judge
         return

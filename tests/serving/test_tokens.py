@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving.access.audit import audit, close_audit_file, open_audit_file
 from serving.access.caller import Caller, counted, current_caller, metered
 from serving.access.clients import Clients, digest_of, load_clients
+from serving.access.gate import Gate
 from serving.access.quotas import UNLIMITED, Account, Quota
 from serving.access.reload import Reloaded
 from serving.channel import open_blocking_channel
@@ -208,6 +209,15 @@ def test_faults_of_the_file_of_clients_are_named(tmp_path: Path, text: str, told
     assert caught.value.reason is Reason.INVALID_CONFIG
 
 
+def test_certificates_tell_callers_apart_where_there_is_no_file_of_clients() -> None:
+    gate = Gate(None, status=True)
+    nameless, other = ({"x509_pem_cert": [pem]} for pem in (b"one", b"two"))
+    assert gate.caller((), {}) == Caller(operator=True)
+    assert gate.caller((), {"x509_pem_cert": [b"pem"], "x509_common_name": [b"alice"]}) == Caller("alice")
+    assert not gate.caller((), nameless).operator
+    assert gate.caller((), nameless).client != gate.caller((), other).client
+
+
 def test_a_file_of_clients_that_anybody_may_write_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     load(path, f'[clients.a]\ntoken_sha256 = "{DIGEST}"')
@@ -219,7 +229,7 @@ def test_a_file_of_clients_that_anybody_may_write_is_refused(tmp_path: Path) -> 
 def test_clients_have_several_tokens_certificates_and_quotas_of_their_own(tmp_path: Path) -> None:
     text = (
         f'[clients.a]\ntoken_sha256 = ["{digest_of("one")}", "{digest_of("two")}"]\nopen_items = 2\n'
-        '[clients.b]\ncertificates = ["b.example"]\n'
+        '[clients.b]\ncertificates = ["b.example"]\noperator = true\n'
     )
     clients = load(tmp_path / "c.toml", text, Quota(items_per_minute=7))
     one, two, b = clients.with_token("one"), clients.with_token("two"), clients.with_certificate(["x", "b.example"])
@@ -228,6 +238,7 @@ def test_clients_have_several_tokens_certificates_and_quotas_of_their_own(tmp_pa
     assert (one.name, one.quota) == ("a", Quota(items_per_minute=7, open_items=2))
     assert b is not None
     assert b.quota == Quota(items_per_minute=7)
+    assert (one.operator, b.operator) == (False, True)
     assert clients.with_token("three") is clients.with_certificate(["a"]) is None
 
 
