@@ -102,6 +102,11 @@ class BatchRunner:
         """Items under way."""
         return len(self._running)
 
+    @property
+    def turns_kept(self) -> int:
+        """Batches whose last turn is remembered: at most those with queued items."""
+        return len(self._last_turn)
+
     def is_running(self, number: int) -> bool:
         """Whether an item is under way."""
         return number in self._running
@@ -135,7 +140,9 @@ class BatchRunner:
         """The next item: of the batch with the fewest under way, which waited longest."""
         if self._recovery or len(self._running) >= self._concurrency or any(map(_is_careful, self._running.values())):
             return None
-        for batch in sorted(await self._journal.queued_batches(), key=self._turn):
+        batches = await self._journal.queued_batches()
+        self._forget_turns(batches)
+        for batch in sorted(batches, key=self._turn):
             under_way = self._under_way(batch)
             if len(under_way) >= (_options(batch).max_running_items_count or self._concurrency):
                 continue
@@ -146,6 +153,11 @@ class BatchRunner:
                 return None
             return (batch, item) if self._reserve(item) else None
         return None
+
+    def _forget_turns(self, queued: list[QueuedBatch]) -> None:
+        """Keeps the turns of batches with queued items alone (those under way are among them)."""
+        numbers = {batch.number for batch in queued}
+        self._last_turn = {number: turn for number, turn in self._last_turn.items() if number in numbers}
 
     def _turn(self, batch: QueuedBatch) -> tuple[int, int]:
         return len(self._under_way(batch)), self._last_turn.get(batch.number, 0)

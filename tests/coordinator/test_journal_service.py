@@ -282,6 +282,20 @@ async def test_batches_take_turns(world: World) -> None:
     assert sorted(order[1:4]) in ([b"a", b"a", b"b"], [b"a", b"b", b"b"]), order
 
 
+async def test_nothing_is_kept_in_memory_of_batches_that_have_ended(world: World) -> None:
+    for n in range(8):
+        await submit(world.channel, f"b{n}", {"a.jpg": b"picture %d" % n})
+        await watch(world.channel, f"b{n}")
+    assert world.service
+    assert world.service._batches
+    runner = world.service._batches.runner
+
+    async def forgotten() -> bool:
+        return not runner.turns_kept and not runner.running
+
+    await until(forgotten)
+
+
 async def test_no_more_of_a_batch_than_it_wants_is_under_way(world: World) -> None:
     options = batch_pb2.BatchOptions(analyze=RULES_ONLY.analyze, max_running_items_count=2)
 
