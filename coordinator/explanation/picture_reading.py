@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import tomllib
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from coordinator.explanation.prompt import LANGUAGE_NAMES
 from coordinator.explanation.untrusted import harmless
 from coordinator.fusion import Opinion, Verdict
 from coordinator.llm_client import Message
+from coordinator.render.picture import Copy, copies
 from serving.encoded import Encoded
 from serving.errors import MaifsError, Reason
 
@@ -35,15 +35,6 @@ _VERDICTS: tuple[Verdict, ...] = ("authentic", "manipulated", "ai_generated", "u
 _CONFIDENCES = ("50", "60", "70", "80", "90")
 
 Kind = Literal["semantic", "physical"]
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A picture for the model."""
-
-    jpeg: bytes
-    width_px: int
-    height_px: int
 
 
 @dataclass(frozen=True)
@@ -116,20 +107,9 @@ def make_copy(data: bytes) -> Copy:
     """A JPEG with no side above `SIDE_PX`.
 
     Raises:
-        MaifsError: CORRUPT_IMAGE for what cannot be decoded, TOO_MANY_PIXELS.
+        MaifsError: CORRUPT_IMAGE for what cannot be decoded, TOO_MANY_PIXELS, DECODER_FAILED.
     """
-    # numpy and decoders stay out of a coordinator whose language model takes text alone
-    from coordinator.render.picture import OPEN_ERRORS, downscaled, to_jpeg
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = downscaled(data, SIDE_PX)
-    except OPEN_ERRORS as error:
-        raise MaifsError(Reason.CORRUPT_IMAGE, f"No copy could be made for the language model: {error}.") from error
-    if image is None:
-        raise MaifsError(Reason.TOO_MANY_PIXELS, "The picture is too large to make a copy for the language model.")
-    return Copy(to_jpeg(image, _JPEG_QUALITY), image.width, image.height)
+    return copies(data, (SIDE_PX, _JPEG_QUALITY))[0]
 
 
 def _schema() -> str:
