@@ -53,10 +53,11 @@ class Figures:
     latencies: list[float] = field(default_factory=list)
     vision_waits: list[float] = field(default_factory=list)
     throughput: float = 0.0
-    """Pictures a second."""
+    """Reports a second, in the second half of the time in which pictures arrive."""
     vision_use: float = 0.0
     """Share of the places' time."""
     model_use: float = 0.0
+    """Answers in flight, as a share of the places for them."""
 
     def percentile(self, percent: float) -> float:
         """Of the latencies, nearest rank."""
@@ -115,7 +116,7 @@ class _Batch:
         self._clock, self._step_s, self._then = clock, step_s, then
         self._ends: list[tuple[float, int]] = []
         """(tokens at the end, picture), by the count of tokens that an answer from the first moment on would have."""
-        self._tokens = self._since = self.busy_s = 0.0
+        self._tokens = self._since = self.answers_s = 0.0
         self._plan = 0
 
     def __len__(self) -> int:
@@ -130,7 +131,7 @@ class _Batch:
         passed = self._clock.now - self._since
         if self._ends:
             self._tokens += passed / self._step_s(len(self._ends))
-            self.busy_s += passed
+            self.answers_s += passed * len(self._ends)
         self._since = self._clock.now
 
     def _schedule(self) -> None:
@@ -158,8 +159,9 @@ class _Models:
         self._queue: deque[tuple[int, float]] = deque()
 
     @property
-    def busy_s(self) -> float:
-        return sum(batch.busy_s for batch in self._batches)
+    def answers_s(self) -> float:
+        """Seconds of all answers in flight together."""
+        return sum(batch.answers_s for batch in self._batches)
 
     def take(self, picture: int, tokens: float) -> None:
         self._queue.append((picture, tokens))
@@ -180,7 +182,10 @@ def simulate(system: System, rate: float, pictures: int, seed: int = 0) -> Figur
     counted = int(pictures * WARM_UP)
     model = system.model
 
+    ends: list[float] = []
+
     def end(picture: int) -> None:
+        ends.append(clock.now)
         if picture >= counted:
             figures.latencies.append(clock.now - arrived[picture])
 
@@ -204,7 +209,8 @@ def simulate(system: System, rate: float, pictures: int, seed: int = 0) -> Figur
     clock.at(0.0, lambda: arrive(0))
     clock.run()
     figures.vision_waits = [wait for picture, wait in vision.waits.items() if picture >= counted]
-    figures.throughput = pictures / clock.now
+    last = arrived[pictures - 1]
+    figures.throughput = sum(last / 2 <= moment <= last for moment in ends) / (last / 2)
     figures.vision_use = vision.busy_s / system.vision_places / clock.now
-    figures.model_use = models.busy_s / model.hosts / clock.now if models and model else 0.0
+    figures.model_use = models.answers_s / model.hosts / model.places / clock.now if models and model else 0.0
     return figures

@@ -9,6 +9,7 @@ import statistics
 import pytest
 
 from benchmarks.queueing import Model, System, simulate
+from benchmarks.scaling import HOSTS, STEPS_CPU, USE, step_cpu_s
 
 
 def _mean_wait_mmk(rate: float, service_s: float, places: int) -> float:
@@ -56,3 +57,15 @@ def test_more_than_the_places_can_take_is_the_rate_of_the_places() -> None:
     figures = simulate(System([0.5], 4), 80.0, 4_000, seed=7)
     assert figures.throughput == pytest.approx(8.0, rel=0.01)
     assert figures.vision_use == pytest.approx(1.0, rel=0.01)
+
+
+def test_the_plan_of_each_host_is_what_the_simulation_can_do() -> None:
+    times = [0.5, 1.0, 1.5]
+    for host in HOSTS:
+        rate = USE * host.rate(times) * 10
+        assert simulate(host.times(10, times, rate), rate, 4_000).throughput == pytest.approx(rate, rel=0.1)
+
+
+def test_the_step_between_measured_numbers_of_answers_is_between_their_steps() -> None:
+    assert step_cpu_s(8) == STEPS_CPU[8]
+    assert STEPS_CPU[8] < step_cpu_s(20) < STEPS_CPU[32]
