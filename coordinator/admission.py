@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from serving.errors import MaifsError, Reason
 
@@ -23,9 +24,9 @@ class Admission:
         self.held_bytes = self.held_items = 0
         self._by_client: Counter[str] = Counter()
 
-    def share(self, client: str) -> Share:
-        """The part of one client."""
-        return Share(self, client)
+    def share(self, client: str, check: Callable[[], None] = lambda: None) -> Share:
+        """The part of one client; `check` is called before each picture and may refuse it."""
+        return Share(self, client, check)
 
     def reserve(self, client: str, size_bytes: int) -> None:
         """Lets a picture in.
@@ -57,11 +58,12 @@ class Admission:
 class Share:
     """What `serving.item_stream.ItemStream` asks for room."""
 
-    def __init__(self, admission: Admission, client: str) -> None:
-        self._admission, self._client = admission, client
+    def __init__(self, admission: Admission, client: str, check: Callable[[], None]) -> None:
+        self._admission, self._client, self._check = admission, client, check
 
     def reserve(self, size_bytes: int) -> None:
         """See Admission.reserve."""
+        self._check()
         self._admission.reserve(self._client, size_bytes)
 
     def release(self, size_bytes: int) -> None:

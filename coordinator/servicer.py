@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from coordinator.admission import Admission
+from coordinator.admission import Admission, Share
 from coordinator.backend_status import llm_disabled, llm_status, vision_status
 from coordinator.backends.fair_queue import Priority, Turn
 from coordinator.backends.pool import Pool
@@ -60,7 +60,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         client = current_caller.get().client or str(context.peer())
         options = to_options(request.options, client, _deadline(context))
         data = await gather_bytes(request.image, self._config.max_image_bytes)
-        share = metered(self._admission.share(client))
+        share = metered(self._share(client, options.turn, options.deadline))
         share.reserve(len(data))
         counter = CallCounter(self._counters)
         try:
@@ -112,11 +112,15 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             queue_position=lambda: self._pipeline.waiting,
         )
         try:
-            room = metered(self._admission.share(client))
+            room = metered(self._share(client, Turn(client), deadline))
             async for response in ItemStream(self._limits, room, handlers).run(request_iterator):
                 yield response
         finally:
             counter.close()
+
+    def _share(self, client: str, turn: Turn, deadline: float) -> Share:
+        """Room for pictures of a client that can end in time."""
+        return self._admission.share(client, lambda: self._vision.refuse_if_late(turn, deadline))
 
     async def GetStatus(  # noqa: N802
         self, request: coordinator_pb2.GetStatusRequest, context: Any

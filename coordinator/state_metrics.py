@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from coordinator.admission import Admission
 from coordinator.backends.backend import Health
+from coordinator.backends.fair_queue import ANYBODY
 from coordinator.backends.pool import Pool
 from coordinator.cache import ReportCache
 from coordinator.journal.batches import Batches
@@ -23,6 +24,7 @@ class StateMetrics:
 
         self._queue = gauge("queue_items", "Pictures or questions that wait for a place at a backend.", "backend")
         self._oldest = gauge("queue_oldest_seconds", "For how long the first of them has waited.", "backend")
+        self._expected = gauge("queue_expected_wait_seconds", "How long one that came now would wait.", "backend")
         self._serving = gauge("backend_serving", "1 when the backend gets work, else 0.", "backend", "address")
         self._calls = gauge("backend_open_calls", "Calls that are with the backend.", "backend", "address")
         self._held = gauge("held_bytes", "Encoded pictures in memory.")
@@ -37,6 +39,7 @@ class StateMetrics:
         """Sets the gauges of a service's backends; called for every pool after `forget_backends`."""
         self._queue.labels(name).set(pool.waiting)
         self._oldest.labels(name).set(pool.oldest_waiting_s())
+        self._expected.labels(name).set(pool.expected_wait_s(ANYBODY))
         for backend in pool.backends:
             works = backend.health is Health.SERVING and not backend.suspended
             self._serving.labels(name, backend.address).set(works)

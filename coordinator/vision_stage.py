@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 
@@ -20,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 RETRY_DELAY_S = 0.3
 """Wait before a picture is sent a second time when there is no other vision service."""
+
+_ADVICE = "Send it again with a later deadline."
 
 Events = asyncio.Queue[VisionEvent | BaseException | str]
 
@@ -62,7 +65,7 @@ class Look:
         not keep a place at the vision service from the pictures of others.
 
         Raises:
-            MaifsError: as VisionClient.analyze.
+            MaifsError: as Pool.slot and VisionClient.analyze.
         """
         events: Events = asyncio.Queue()
         task = asyncio.ensure_future(self._fill(events))
@@ -97,13 +100,16 @@ class Look:
         clock = asyncio.get_running_loop().time
         waiting = clock()
         begin = time.perf_counter()
-        async with self._pool.slot(turn) as backend:
+        # a second try was let in before
+        async with self._pool.slot(turn, math.inf if last else self._deadline) as backend:
             self._phases.add("queue", clock() - waiting)
             record("queue", begin, time.perf_counter() - begin, backend="vision")
             start, identity = clock(), backend.identity
             timeout_s = min(self._left_s, self._deadline - start)
+            if timeout_s <= 0:
+                raise MaifsError(Reason.DEADLINE_EXCEEDED, "The deadline passed while the picture waited.", _ADVICE)
             try:
-                await self._forward(backend, events, max(timeout_s, 0.0))
+                await self._forward(backend, events, timeout_s)
             except MaifsError as error:
                 self._tell(backend, error, had_all_the_time=timeout_s == self._left_s)
                 self._left_s -= clock() - start

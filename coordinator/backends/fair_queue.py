@@ -58,6 +58,24 @@ class FairQueue(Generic[T]):
         self._lines[turn.priority].setdefault(turn.client, deque()).append(item)
         self._length += 1
 
+    def ahead(self, turn: Turn) -> int:
+        """How many would be taken before an item that came now, if none came after it."""
+        line = self._lines[turn.priority]
+        own = len(line.get(turn.client, ()))
+        peers, rounds = own, own + 1
+        for client, waiting in line.items():
+            if client == turn.client:
+                rounds = own  # those behind it in the rotation have one turn less before its next
+            else:
+                peers += min(len(waiting), rounds)
+        lengths = {p: sum(map(len, clients.values())) for p, clients in self._lines.items()}
+        before = peers + sum(length for p, length in lengths.items() if p < turn.priority)
+        below = sum(length for p, length in lengths.items() if p > turn.priority)
+        if not below:
+            # the least urgent that waits goes first every so many turns
+            return min(before, (peers + 1) * BATCH_SHARE - 1)
+        return before + min(below, before // (BATCH_SHARE - 1))
+
     def pop(self) -> T:
         """Takes the item whose turn it is.
 

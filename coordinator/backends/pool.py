@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,11 +11,14 @@ from typing import Generic
 
 from coordinator.backends.backend import Backend, C, Health, cancelled
 from coordinator.backends.fair_queue import FairQueue, Turn
+from coordinator.backends.pace import HEADROOM, Pace
 from coordinator.backends.watch import watch
 from serving.errors import MaifsError, Reason
 
 ABSENT_S = 20.0
 """A process that is starting answers health long before this."""
+RETRY_S = (1.0, 30.0)
+"""Least and most that a call is told to wait which would have come too late."""
 _STATUS_ADVICE = "See that it runs (coordinator-cli status)."
 
 
@@ -37,6 +41,7 @@ class Pool(Generic[C]):
         """
         self.name, self.backends = name, tuple(backends)
         self._queue: FairQueue[_Waiter[C]] = FairQueue()
+        self._pace = Pace()
         self._changed = asyncio.Event()
         self._watches: dict[Backend[C], asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -52,6 +57,40 @@ class Pool(Generic[C]):
         """For how long the first of those has waited; 0 when nobody does."""
         now = asyncio.get_running_loop().time()
         return max((now - waiter.since for waiter in self._queue.firsts()), default=0.0)
+
+    def expected_wait_s(self, turn: Turn) -> float:
+        """Seconds until a call that came now would have a place; 0 when one is free or nothing was measured yet."""
+        best = self._best()
+        places = sum(backend.capacity for backend in best)
+        if not places:
+            return 0.0
+        return self._pace.wait_s(self._queue.ahead(turn), sum(backend.open_calls for backend in best), places)
+
+    def refuse_if_late(self, turn: Turn, deadline: float) -> None:
+        """Refuses a call at once that would not end in time, so that no work is spent on it and it can go elsewhere.
+
+        A call that finds a free place is never refused, whatever was measured before.
+
+        Args:
+            turn: for whom.
+            deadline: moment by the event loop's clock at which the client gives up.
+
+        Raises:
+            MaifsError: QUEUE_FULL with the time after which the queue is short enough, if nothing else comes.
+        """
+        wait_s = HEADROOM * self.expected_wait_s(turn)
+        if deadline == math.inf or wait_s <= 0:
+            return
+        left_s = deadline - asyncio.get_running_loop().time()
+        late_s = wait_s + HEADROOM * self._pace.held_s - left_s
+        if late_s > 0:
+            raise MaifsError(
+                Reason.QUEUE_FULL,
+                f"{self.name} has {len(self._queue):,} waiting; this one would begin in about {wait_s:.1f} s, and the "
+                f"deadline is in {max(left_s, 0.0):.1f} s.",
+                "Send it again after the delay, with a later deadline, or to another coordinator.",
+                retry_after_s=min(max(late_s, RETRY_S[0]), RETRY_S[1]),
+            )
 
     def start(self) -> None:
         """Begins to watch the backends' health."""
@@ -97,12 +136,13 @@ class Pool(Generic[C]):
         return any(other is not backend and other.tier == 0 for other in self.backends)
 
     @asynccontextmanager
-    async def slot(self, turn: Turn) -> AsyncIterator[Backend[C]]:
+    async def slot(self, turn: Turn, deadline: float = math.inf) -> AsyncIterator[Backend[C]]:
         """A place at a backend, when it is this turn's.
 
         Raises:
-            MaifsError: BACKEND_UNAVAILABLE at once when every backend hangs.
+            MaifsError: BACKEND_UNAVAILABLE at once when every backend hangs; as `refuse_if_late`.
         """
+        self.refuse_if_late(turn, deadline)
         waiter: _Waiter[C] = _Waiter(turn)
         self._queue.push(turn, waiter)
         self._serve()
@@ -111,9 +151,13 @@ class Pool(Generic[C]):
         except asyncio.CancelledError:
             self._leave(waiter)
             raise
+        clock = asyncio.get_running_loop().time
+        start, well = clock(), False
         try:
             yield backend
+            well = True
         finally:
+            self._pace.ended(clock() - start, well=well)
             self._release(backend)
 
     def _leave(self, waiter: _Waiter[C]) -> None:
@@ -135,12 +179,11 @@ class Pool(Generic[C]):
     def _serve(self) -> None:
         """Gives out every place that there is."""
         while self._queue:
-            usable = [backend for backend in self.backends if not backend.refusing]
-            if not usable:
+            best = self._best()
+            if not best:
                 self._queue.pop().backend.set_exception(self._refusal())
                 continue
-            best = min(backend.tier for backend in usable)
-            free = [b for b in usable if b.tier == best and b.open_calls < b.capacity]
+            free = [backend for backend in best if backend.open_calls < backend.capacity]
             if not free:
                 return
             backend = min(free, key=lambda b: b.open_calls / b.capacity)
@@ -148,6 +191,12 @@ class Pool(Generic[C]):
             if not waiter.backend.cancelled():
                 backend.open_calls += 1
                 waiter.backend.set_result(backend)
+
+    def _best(self) -> list[Backend[C]]:
+        """Those that get work now; none when every one hangs."""
+        usable = [backend for backend in self.backends if not backend.refusing]
+        tier = min((backend.tier for backend in usable), default=0)
+        return [backend for backend in usable if backend.tier == tier]
 
     def _refusal(self) -> MaifsError:
         told = "; ".join(f"{backend.address}: {backend.suspended}" for backend in self.backends)

@@ -76,6 +76,23 @@ class TestTurns:
         assert sorted(queue.pop() for _ in range(len(queue))) == sorted(waiting)
 
 
+    def test_ahead_is_the_number_that_are_taken_before_one_that_comes_now(self) -> None:
+        random_ = random.Random(4)
+        for _ in range(300):
+            queue: FairQueue[int] = FairQueue()
+            turns = [Turn(client, priority) for client in "abcd" for priority in (Priority.INTERACTIVE, Priority.BATCH)]
+            for i in range(random_.randrange(40)):
+                queue.push(random_.choice(turns), i)
+            turn = random_.choice([*turns, Turn("new")])
+            expected = queue.ahead(turn)
+            queue.push(turn, -1)
+            taken = 0
+            while queue.pop() != -1:
+                taken += 1
+            # where the count of turns stands decides about one item, or one round of the least urgent
+            assert abs(taken - expected) <= (1 if turn.priority is Priority.INTERACTIVE else BATCH_SHARE)
+
+
 class TestAdmission:
     def test_one_client_gets_half_and_a_newcomer_finds_room(self) -> None:
         admission = Admission(1000, 100)
