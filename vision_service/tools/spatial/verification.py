@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from vision_service.tools.spatial.alignments import rival_alignments
 from vision_service.tools.spatial.grain import CELL_PX, cell_correlation, flat_cells, grain, plateaus
 
 FloatArray = npt.NDArray[np.float32]
@@ -23,9 +24,13 @@ CELL_CORRELATION = 0.4
 """Least grain correlation of a cell of the region."""
 MIN_DISTANCE_PX = 16.0
 """Points that move less than this are compared with their own surroundings and say nothing."""
-LAG_PX = 32
-"""Rival alignments are sought up to this lag."""
 MARGIN_PX = 48
+MAX_BOX_PX = 12_000_000
+"""Largest box that is compared at once; a larger one is cut to its middle, where a copy shows as well."""
+SHARE_BUDGET = 4
+BASE_BUDGET_PX = 8_000_000
+"""All candidates of a picture together may compare this much plus `SHARE_BUDGET` times the picture, of which no more
+than `MAX_BOX_PX` counts: a picture of equal tiles proposes as many copies as anyone wants to look at."""
 _NEAR_IDENTITY = 0.04
 _ALIGNED = 0.85
 _REFINE_PIXELS = 400_000
@@ -65,29 +70,67 @@ class Copy:
         return self.whole - max(self.rival, 0.0)
 
 
-def verify(luma: FloatArray, transform: Affine, box: Box) -> Copy | None:
-    """The largest region within `box` whose grain is found again at its image under the transform.
+class Verifier:
+    """Verifies the candidates of one picture, within a budget of compared pixels; the same comparison is made once."""
 
-    Args:
-        luma: float32, shape (H, W), 0..255.
-        transform: from source to likeness, shape (2, 3), pixels.
-        box: where the source is sought: x0, y0, x1, y1.
-    """
-    found = None
-    for _ in range(2):
-        clipped = _clip(box, luma.shape)
-        if clipped is None:
-            return None
-        found = _best_alignment(luma, transform, clipped)
-        if found is None or not _touches(found, clipped):
+    def __init__(self, luma: FloatArray) -> None:
+        """Takes the luminance, float32, shape (H, W), 0..255."""
+        self._luma = luma
+        self._left_px = BASE_BUDGET_PX + SHARE_BUDGET * min(luma.size, MAX_BOX_PX)
+        self._known: dict[tuple[bytes, Box], Copy | None] = {}
+        self.left_out = 0
+        """Comparisons that the budget did not reach for."""
+
+    def verify(self, transform: Affine, box: Box) -> Copy | None:
+        """The largest region within `box` whose grain is found again at its image under the transform.
+
+        Args:
+            transform: from source to likeness, shape (2, 3), pixels.
+            box: where the source is sought: x0, y0, x1, y1.
+        """
+        found = None
+        for _ in range(2):
+            clipped = _clip(box, self._luma.shape)
+            if clipped is None:
+                return None
+            found = self._best_alignment(transform, clipped)
+            if found is None or not _touches(found, clipped):
+                return found
+            box, transform = _grown(found), found.transform
+        return found
+
+    def _best_alignment(self, transform: Affine, box: Box) -> Copy | None:
+        snapped = _snap(transform, box)
+        found = None if snapped is None else self._compare(snapped, box)
+        if found is not None and found.correlation > _ALIGNED:
             return found
-        box, transform = _grown(found), found.transform
-    return found
+        found = _better(found, self._compare(transform, box))
+        if found is None or found.correlation > _ALIGNED or _is_whole(transform):
+            return found
+        refined = _refine(self._luma, found)
+        return found if refined is None else _better(found, self._compare(refined, box))
+
+    def _compare(self, transform: Affine, box: Box) -> Copy | None:
+        key = (transform.tobytes(), box)
+        if key not in self._known:
+            area = (box[2] - box[0]) * (box[3] - box[1])
+            if area > self._left_px:
+                self.left_out += 1
+                return None
+            self._left_px -= area
+            self._known[key] = _measure(self._luma, transform, box)
+        return self._known[key]
 
 
 def _clip(box: Box, shape: tuple[int, ...]) -> Box | None:
-    x0, y0 = max(0, box[0]) // CELL_PX * CELL_PX, max(0, box[1]) // CELL_PX * CELL_PX
-    x1, y1 = min(shape[1], box[2]), min(shape[0], box[3])
+    x0, x1 = max(0, box[0]), min(shape[1], box[2])
+    y0, y1 = max(0, box[1]), min(shape[0], box[3])
+    area = max(x1 - x0, 0) * max(y1 - y0, 0)
+    if area > MAX_BOX_PX:
+        cut = (1 - (MAX_BOX_PX / area) ** 0.5) / 2
+        dx, dy = int(cut * (x1 - x0)) + CELL_PX, int(cut * (y1 - y0)) + CELL_PX
+        x0, y0, x1, y1 = x0 + dx, y0 + dy, x1 - dx, y1 - dy
+    x0, y0 = x0 // CELL_PX * CELL_PX, y0 // CELL_PX * CELL_PX
     return (x0, y0, x1, y1) if min(x1 - x0, y1 - y0) >= 3 * CELL_PX else None
 
 
@@ -113,18 +156,6 @@ def _grown(copy: Copy) -> Box:
     x0, y0, x1, y1 = bounds(copy)
     dx, dy = max(MARGIN_PX, x1 - x0), max(MARGIN_PX, y1 - y0)
     return (x0 - dx, y0 - dy, x1 + dx, y1 + dy)
-
-
-def _best_alignment(luma: FloatArray, transform: Affine, box: Box) -> Copy | None:
-    snapped = _snap(transform, box)
-    found = None if snapped is None else _measure(luma, snapped, box)
-    if found is not None and found.correlation > _ALIGNED:
-        return found
-    found = _better(found, _measure(luma, transform, box))
-    if found is None or found.correlation > _ALIGNED or _is_whole(transform):
-        return found
-    refined = _refine(luma, found)
-    return found if refined is None else _better(found, _measure(luma, refined, box))
 
 
 def _better(first: Copy | None, second: Copy | None) -> Copy | None:
@@ -204,7 +235,7 @@ def _measure(luma: FloatArray, transform: Affine, box: Box) -> Copy | None:
         return None
     pixels = _pixels(region, (y1 - y0, x1 - x0))
     half = pixels & (quiet <= np.median(quiet[pixels]))
-    whole, rival = _rivals(np.where(pixels, first, 0), second)
+    whole, rival = rival_alignments(np.where(pixels, first, 0), second)
     return Copy(
         transform,
         region,
@@ -254,28 +285,3 @@ def _largest(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
 def _coefficient(first: FloatArray, second: FloatArray) -> float:
     norm = float(np.sqrt((first * first).sum() * (second * second).sum()))
     return float((first * second).sum()) / norm if norm > 1e-6 else 0.0
-
-
-def _rivals(first: FloatArray, second: FloatArray) -> tuple[float, float]:
-    """Correlation at the right alignment and the highest at a wrong one, by one cross-correlation.
-
-    `first` is 0 outside of the region. Lags within 2 px belong to the right alignment.
-    """
-    lag = LAG_PX
-    rows, columns = np.flatnonzero(first.any(axis=1)), np.flatnonzero(first.any(axis=0))
-    if len(rows) == 0:
-        return 0.0, 0.0
-    patch = first[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    padded = np.pad(second, lag)[rows[0] : rows[-1] + 1 + 2 * lag, columns[0] : columns[-1] + 1 + 2 * lag]
-    shape = (cv2.getOptimalDFTSize(padded.shape[0]), cv2.getOptimalDFTSize(padded.shape[1]))
-    product = np.fft.rfft2(padded, shape) * np.conj(np.fft.rfft2(patch, shape))
-    cross = np.fft.irfft2(product, shape)[: 2 * lag + 1, : 2 * lag + 1]
-    support = (patch != 0).astype(np.float32)
-    product = np.fft.rfft2(padded**2, shape) * np.conj(np.fft.rfft2(support, shape))
-    energy = np.fft.irfft2(product, shape)[: 2 * lag + 1, : 2 * lag + 1]
-    own = max(float(energy[lag, lag]), 1e-3)
-    norm = np.sqrt(np.maximum(energy, 0.25 * own) * float((patch**2).sum()))
-    correlation = cross / np.maximum(norm, 1e-6)
-    whole = float(correlation[lag, lag])
-    correlation[lag - 2 : lag + 3, lag - 2 : lag + 3] = -1.0
-    return whole, float(correlation.max())
