@@ -9,7 +9,7 @@ resident size during a stage above that before it.
 
 Right before a stage, a fixed Fourier transform is timed, and the stage's cost in such transforms is kept beside its
 time. These costs are compared over versions and machines (`--compare`, benchmarks/detectors_reference.json): what
-slows the machine down slows both.
+slows the machine down slows both. Only the sum and the larger stages are judged: small ones vary too much.
 
 The bound is one read of the stage's input at the measured memory bandwidth, or its arithmetic at the measured rate of
 float additions within the cache, whichever takes longer. Stages on a bounded number of windows, which do not read
@@ -54,7 +54,11 @@ Figures = dict[str, dict[str, float]]
 REFERENCE_FILE = Path(__file__).with_name("detectors_reference.json")
 """Figures of an earlier version, to compare with."""
 SLOWER = 1.3
-"""A stage that costs so many times the earlier version's is named as slower."""
+"""A stage that costs so many times the earlier version's is named as slower, where it can be judged."""
+JUDGED_MS_PER_MP = 10.0
+"""Single stages below it are shown and not judged: two runs of the same code differ too much."""
+SMALL_STAGE_NOISE = 1.55
+"""Largest ratio seen for a small stage between two runs of the same code (the smallest was 0.57)."""
 NEGLIGIBLE_MS_PER_MP = 1.0
 """Stages below it are not compared: the clock's steps and the allocator make up much of them."""
 
@@ -214,12 +218,19 @@ def comparison(old: dict[str, Figures], new: dict[str, Figures]) -> str:
         for size in sizes:
             before, after = (results[size][stage]["references_per_mp"] for results in (old, new))
             ratio = after / before
-            cells += [f"{before:.2f}", f"{after:.2f}", f"{ratio:.2f}" + (" slower" if ratio > SLOWER else "")]
+            slower = _is_slower(stage, old[size][stage]["ms_per_mp"], ratio)
+            cells += [f"{before:.2f}", f"{after:.2f}", f"{ratio:.2f}" + (" slower" if slower else "")]
         lines.append(f"| {stage} | " + " | ".join(cells) + " |")
     only_new = [stage for stage in new[sizes[0]] if stage not in old[sizes[0]]]
     gone = [stage for stage in old[sizes[0]] if stage not in new[sizes[0]]]
     lines += [f"\nNew: {', '.join(only_new) or 'none'}. Gone: {', '.join(gone) or 'none'}."]
     return "\n".join(lines)
+
+
+def _is_slower(stage: str, old_ms_per_mp: float, ratio: float) -> bool:
+    """Whether a stage's cost grew by more than runs of the same code differ; a small stage must outgrow its noise."""
+    judged = stage == "all stages" or old_ms_per_mp * max(1.0, ratio / SMALL_STAGE_NOISE) >= JUDGED_MS_PER_MP
+    return judged and ratio > SLOWER
 
 
 def main() -> None:

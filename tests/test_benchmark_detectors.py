@@ -43,6 +43,15 @@ def test_a_machine_of_half_the_speed_is_no_regression_and_a_dearer_stage_is_one(
     assert comparison(old, {"12": new["1"]}) == "No size is in both."
 
 
+def test_small_stages_are_not_judged_by_ratios_that_runs_of_the_same_code_reach() -> None:
+    old: dict[str, Figures] = {"1": {"all stages": _figure(5, 1.0), "small": _figure(5, 1.0), "grown": _figure(5, 1.0)}}
+    new: dict[str, Figures] = {"1": {"all stages": _figure(7, 1.4), "small": _figure(7, 1.5), "grown": _figure(9, 5.0)}}
+    text = comparison(old, new)
+    assert "| all stages | 1.00 | 1.40 | 1.40 slower |" in text
+    assert "| small | 1.00 | 1.50 | 1.50 |" in text
+    assert "| grown | 1.00 | 5.00 | 5.00 slower |" in text
+
+
 def test_stages_that_come_and_go_are_told() -> None:
     old: dict[str, Figures] = {"1": {"a": _figure(10, 2.0), "gone": _figure(10, 2.0)}}
     new: dict[str, Figures] = {"1": {"a": _figure(10, 2.0), "fresh": _figure(10, 2.0)}}
