@@ -31,6 +31,10 @@ from vision_service.tools.spatial.fused_map import fuse_maps
 
 T = TypeVar("T")
 
+_FIRST_TO_LAST = (ToolName.NOISE, ToolName.SPATIAL, ToolName.FREQUENCY, ToolName.WATERMARK)
+"""Order in which the tools of a picture begin where workers are few: a quick one for an early first result, then the
+longest, so that none of the workers is left with a long one at the end."""
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -113,7 +117,8 @@ class Analyzer:
             record("queue", start, queue_s)
             substrate, timings_s = await self._run(lambda: _prepare(picture, self.device))
             chosen = [tool for name, tool in self.tools.items() if not names or name in names]
-            running = {self._run_tool(tool, substrate) for tool in chosen}
+            begun = sorted(chosen, key=lambda tool: _FIRST_TO_LAST.index(tool.name))
+            running = {self._run_tool(tool, substrate) for tool in begun}
             results: dict[ToolName, ToolResult] = {}
             for next_result in asyncio.as_completed(running):
                 result = await next_result
