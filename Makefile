@@ -1,6 +1,6 @@
 # The developers' menu. `make demo` and `make test` set up all they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo test test-fast train-ai-cue train-fingerprint fuzz lint format dependencies sbom protos release-protos clean
+.PHONY: help setup model demo test test-fast test-ray train-ai-cue train-fingerprint fuzz lint format dependencies sbom protos release-protos clean
 
 PY := .venv/bin/python
 MODEL := models/smollm2-135m-instruct
@@ -23,6 +23,12 @@ test: model ## all tests
 
 test-fast: setup ## the tests that need no language model engine
 	@$(PY) -m pytest -m "not engine"
+
+test-ray: setup ## deploy/ray on a local cluster of two nodes; installs Ray (540 MB) in build/ray
+	@cmp -s requirements/ray.txt build/ray/requirements.txt || { rm -rf build/ray && \
+		.venv/bin/pip install --quiet --no-deps --target build/ray -r requirements/ray.txt && \
+		cp requirements/ray.txt build/ray/requirements.txt; }
+	@PYTHONPATH=$(CURDIR)/build/ray:$(CURDIR) $(PY) -m pytest -W ignore::DeprecationWarning tests/ray
 
 SECONDS_EACH ?= 60
 

@@ -66,10 +66,10 @@ def _wait_for_visions(count: int, gone: str = "") -> None:
         time.sleep(0.5)
 
 
-async def _verdicts(address: str, pictures: list[bytes]) -> list[int]:
+async def _verdicts(address: str, pictures: list[bytes]) -> list[str]:
     async with AsyncClient(address, options=ClientOptions(use_llm=False), security=INSECURE) as client:
         reports = await asyncio.gather(*(client.analyze(data) for data in pictures))
-    return [int(report.verdict) for report in reports]
+    return [report.verdict.value for report in reports]
 
 
 def test_a_killed_vision_service_is_replaced_and_no_picture_is_lost(address: str) -> None:
@@ -77,7 +77,7 @@ def test_a_killed_vision_service_is_replaced_and_no_picture_is_lost(address: str
     pictures = [to_jpeg(photo(96, 128, seed=seed)) for seed in range(12)]
     before = asyncio.run(_verdicts(address, pictures))
 
-    async def with_a_kill() -> list[int]:
+    async def with_a_kill() -> list[str]:
         analysis = asyncio.ensure_future(_verdicts(address, pictures))
         await asyncio.sleep(0.5)
         victim = _addresses()[0]
