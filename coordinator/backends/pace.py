@@ -4,7 +4,7 @@ from __future__ import annotations
 
 WEIGHT = 0.2
 """Of the newest call in the exponentially weighted mean: of what is older than ten calls a tenth is left."""
-HEADROOM = 1.25
+HEADROOM = 1.5
 """A wait is taken to be this much longer than the mean says: calls differ, and those with priority arrive later."""
 
 
