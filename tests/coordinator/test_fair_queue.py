@@ -75,7 +75,6 @@ class TestTurns:
         assert len(set(out)) == len(out)
         assert sorted(queue.pop() for _ in range(len(queue))) == sorted(waiting)
 
-
     def test_ahead_is_the_number_that_are_taken_before_one_that_comes_now(self) -> None:
         random_ = random.Random(4)
         for _ in range(300):
