@@ -116,7 +116,7 @@ def error_document(error: MaifsError, path: str) -> ErrorDocument:
     return {"schema_version": SCHEMA_VERSION, "status": "error", "path": path, "error": _error(error)}
 
 
-_UNSAFE = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_UNSAFE = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
 
 def to_json(document: Document | dict[str, object], *, indent: int | None = None) -> str:

@@ -315,6 +315,24 @@ def test_weights_that_cannot_be_trusted_are_refused_at_start(
     assert str(folder / "redness.json") in error.message
 
 
+@pytest.mark.parametrize("name", ["redness.json", "redness.ts"])
+def test_links_are_followed_within_the_folder_alone(folder: Path, tmp_path: Path, name: str) -> None:
+    put(folder, MeanOfRed())
+    inner = folder / ".data"
+    inner.mkdir()
+    (folder / name).rename(inner / name)
+    (folder / name).symlink_to(Path(".data") / name)
+    assert len(load_plugins(folder, torch.device("cpu"))) == 1
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (inner / name).rename(outside / name)
+    (folder / name).unlink()
+    (folder / name).symlink_to(outside / name)
+    error = refusal(folder)
+    assert error.reason is Reason.INVALID_CONFIG
+    assert f"{name} is a link out of the folder" in error.message
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -322,6 +340,7 @@ def test_weights_that_cannot_be_trusted_are_refused_at_start(
         ({"plugin__licence": None}, "plugin.licence is missing"),
         ({"plugin__name": "../evil"}, "plugin.name is '../evil'"),
         ({"weights__file": "../../etc/passwd"}, "weights.file"),
+        ({"weights__file": ".."}, "weights.file"),
         ({"weights__format": "pickle"}, "weights.format is 'pickle'"),
         ({"input__tile_px": 60}, "multiple of 8"),
         ({"input__stride_px": 128}, "input.stride_px is 128"),

@@ -156,7 +156,7 @@ def read_card(path: Path) -> tuple[PluginCard | None, list[str]]:
 def _weights(table: SidecarTable, folder: Path) -> Weights:
     kind = table.choice("format", get_args(Format))
     weights = Weights(
-        path=folder / table.text("file", r"[^/\\]+"),
+        path=folder / table.text("file", r"(?!\.)[^/\\]+"),
         format=kind,  # type: ignore[arg-type]
         sha256=table.text("sha256", r"[0-9a-f]{64}"),
         architecture=table.text("architecture", r"[a-z0-9-]+", None if kind == "safetensors" else ""),

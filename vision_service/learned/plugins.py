@@ -31,13 +31,15 @@ def load_plugins(folder: Path, device: torch.device) -> tuple[Network, ...]:
         device: where networks run.
 
     Raises:
-        MaifsError: INVALID_CONFIG naming all faults of sidecars, files that no sidecar declares, and names given
-            twice; MODEL_UNUSABLE when the weights of one cannot be used.
+        MaifsError: INVALID_CONFIG naming all faults of sidecars, links out of the folder, files that no sidecar
+            declares, and names given twice; MODEL_UNUSABLE when the weights of one cannot be used.
     """
     try:
         files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     except OSError as error:
         raise _invalid(folder, [f"the folder cannot be read: {error.strerror}"]) from error
+    if linked := [path.name for path in files if not path.resolve().is_relative_to(folder.resolve())]:
+        raise _invalid(folder, [f"{name} is a link out of the folder" for name in linked])
     cards, faults = _cards([path for path in files if path.suffix in SIDECAR_SUFFIXES])
     declared = {card.weights.path for card in cards}
     for path in files:
