@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,14 +64,16 @@ def outdated(wanted: Mapping[str, set[str]]) -> Findings:
 
 def newest_version(name: str) -> Version | str:
     """The newest version that fits this interpreter, or why the index could not say."""
-    command = [sys.executable, "-m", "pip", "index", "versions", "--json", name]
+    command = [sys.executable, "-m", "pip", "index", "versions", name]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
         return f"no answer within {_TIMEOUT_S} s"
     if answer.returncode:
         return (answer.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-    return Version(json.loads(answer.stdout)["versions"][0])
+    # in words, since older versions of pip have no other form: "Available versions: 2.1, 2.0"
+    found = re.search(r"^Available versions: ([^,\s]+)", answer.stdout, re.MULTILINE)
+    return Version(found[1]) if found else "pip named no version"
 
 
 def vulnerable(wanted: Mapping[str, set[str]], advisories: Path) -> Findings:

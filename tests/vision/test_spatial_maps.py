@@ -101,4 +101,5 @@ def test_odd_pictures_are_survived_without_detection(shape: tuple[int, int], kin
         assert not seen.detected
         assert np.isfinite(seen.score)
         if seen.outcome is Outcome.TESTED and seen.heat_map is not None:
-            assert seen.heat_map.values.shape == (-(-shape[0] // 8), -(-shape[1] // 8))
+            cell_px = seen.heat_map.cell_px
+            assert seen.heat_map.values.shape == (-(-shape[0] // cell_px), -(-shape[1] // cell_px))
