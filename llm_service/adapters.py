@@ -62,8 +62,11 @@ def parse_adapters(entries: Sequence[str]) -> tuple[list[Adapter], list[str]]:
     return adapters, faults
 
 
-def adapter_arguments(entries: Sequence[str]) -> dict[str, Any]:
+def adapter_arguments(entries: Sequence[str], is_cpu: bool) -> dict[str, Any]:
     """Arguments of vLLM's AsyncEngineArgs that make room for all adapters at once; empty without any.
+
+    On a CPU one place is left empty. There vLLM 0.32 takes the weights of a request without an adapter, in a batch
+    with one that has, from place -1, which is the last; its GPU kernels pass over -1.
 
     Raises:
         MaifsError: MODEL_UNUSABLE.
@@ -72,10 +75,11 @@ def adapter_arguments(entries: Sequence[str]) -> dict[str, Any]:
     if not adapters:
         return {}
     largest = max(adapter.rank() for adapter in adapters)
+    places = len(adapters) + 1 if is_cpu else len(adapters)
     return {
         "enable_lora": True,
-        "max_loras": len(adapters),
-        "max_cpu_loras": len(adapters),
+        "max_loras": places,
+        "max_cpu_loras": places,
         "max_lora_rank": next(rank for rank in RANKS if rank >= largest),
     }
 

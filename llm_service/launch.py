@@ -116,7 +116,7 @@ def engine_arguments(config: LlmConfig, is_cpu: bool) -> dict[str, Any]:
         "use_tqdm_on_load": False,
         "seed": 0,
         "limit_mm_per_prompt": {"image": config.max_images_count, "video": 0, "audio": 0},
-        **adapter_arguments(config.adapters),
+        **adapter_arguments(config.adapters, is_cpu),
     }
     if is_cpu:
         arguments["block_size"] = CPU_BLOCK_TOKENS_COUNT

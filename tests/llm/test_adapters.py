@@ -29,9 +29,15 @@ def test_name_given_twice_is_a_fault() -> None:
 
 def test_engine_keeps_all_adapters_and_the_largest_rank_rounded_up(tmp_path: Path) -> None:
     small, large = adapter_folder(tmp_path / "small", 4), adapter_folder(tmp_path / "large", 9)
-    arguments = adapter_arguments([f"small={small}", f"large={large}"])
+    arguments = adapter_arguments([f"small={small}", f"large={large}"], is_cpu=False)
     assert arguments == {"enable_lora": True, "max_loras": 2, "max_cpu_loras": 2, "max_lora_rank": 16}
-    assert adapter_arguments([]) == {}
+    assert adapter_arguments([], is_cpu=False) == {}
+
+
+def test_one_place_stays_empty_on_a_cpu(tmp_path: Path) -> None:
+    arguments = adapter_arguments([f"one={adapter_folder(tmp_path / 'one')}"], is_cpu=True)
+    assert (arguments["max_loras"], arguments["max_cpu_loras"]) == (2, 2)
+    assert adapter_arguments([], is_cpu=True) == {}
 
 
 def test_damaged_adapter_is_refused_by_name(tmp_path: Path) -> None:
@@ -42,11 +48,11 @@ def test_damaged_adapter_is_refused_by_name(tmp_path: Path) -> None:
         "huge": adapter_folder(tmp_path / "huge", 4096),
     }.items():
         with pytest.raises(MaifsError, match=f"adapter {name}") as caught:
-            adapter_arguments([f"whole={whole}", f"{name}={path}"])
+            adapter_arguments([f"whole={whole}", f"{name}={path}"], is_cpu=False)
         assert caught.value.reason is Reason.MODEL_UNUSABLE
     (whole / "adapter_model.safetensors").unlink()
     with pytest.raises(MaifsError, match=r"adapter_model\.safetensors"):
-        adapter_arguments([f"whole={whole}"])
+        adapter_arguments([f"whole={whole}"], is_cpu=False)
 
 
 def test_adapter_is_found_by_name_and_no_name_is_the_model_alone() -> None:
